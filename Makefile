@@ -1,0 +1,27 @@
+# `make sweep` and `make test` each do all their own set-up.
+PYTHON ?= python3
+VENV ?= .venv
+NUM_SAMPLES ?= 32
+# Arguments for pytest; `make test SLOW=1` runs the slow tests, too.
+PYTEST_ARGS ?=
+SLOW ?=
+
+.PHONY: sweep test lint lock
+
+sweep: $(VENV)/.installed
+	$(VENV)/bin/python sweep/run.py --num-samples $(NUM_SAMPLES)
+
+test: $(VENV)/.installed
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest $(if $(SLOW),-m "") $(PYTEST_ARGS)
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock --editable ".[test]"
+	touch $@
+
+# Resolve every dependency again, for all systems; needs uv.
+lock:
+	uv pip compile --universal --python-version 3.11 --extra test --no-annotate \
+		--no-header --quiet --upgrade --output-file requirements.lock pyproject.toml

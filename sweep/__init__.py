@@ -1,0 +1,1 @@
+"""The search over trials: space, searcher, scheduler, record, and the commands."""

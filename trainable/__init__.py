@@ -1,0 +1,1 @@
+"""One trial: a language model, its data, its training loop and its checkpoints."""

@@ -1,0 +1,30 @@
+"""The errors a user can meet. Each message names the setting, its value, the rule and the remedy."""
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: commands print it without a traceback and exit with 2."""
+
+
+class ConfigError(UserError):
+    """A setting is unknown, has the wrong type or breaks a rule."""
+
+
+class DataError(UserError):
+    """A text file or token file cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is damaged, incomplete or of another model."""
+
+
+class DivergedError(ArithmeticError):
+    """The loss stopped being finite: the trial is over, and its rate was too high for its size."""
+
+    def __init__(self, step: int, lr: float, loss: float) -> None:
+        super().__init__(f"diverged: loss {loss} at step {step} with learning rate {lr:.4g}")
+        self.step = step
+        self.lr = lr
+        self.loss = loss
+
+    def __reduce__(self) -> tuple[type["DivergedError"], tuple[int, float, float]]:
+        return DivergedError, (self.step, self.lr, self.loss)

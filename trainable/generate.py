@@ -1,0 +1,142 @@
+"""Text from a checkpoint: `python trainable/generate.py CHECKPOINT --prompt "def "`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+
+from trainable.errors import ConfigError
+from trainable.settings import run_command
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainable.model import Transformer
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Write text from a trained model."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """Checkpoint folder of a trial, or a folder exported by sweep/best.py."""
+    prompt: str = "def "
+    """Text to go on from."""
+    max_tokens: int = 256
+    """Stop after so many new tokens, or at <|endoftext|>."""
+    temperature: float = 0.8
+    """Above 1: more random; 0: always the likeliest token."""
+    top_p: float = 0.95
+    """Draw from the likeliest tokens that together have this probability."""
+    seed: int = 0
+    """Seed of the draws."""
+
+
+def generate(
+    model: "Transformer",
+    prompt: "torch.Tensor",
+    max_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop: int | None = None,
+    seed: int = 0,
+) -> list[int]:
+    """Return up to max_tokens new token ids (CS336 assignment 1, section 6).
+
+    Args:
+        model: in any mode; it sees the last context_length tokens.
+        prompt: token ids (T,), T >= 1.
+        max_tokens: limit of new tokens.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: nucleus sampling (Holtzman et al. 2020).
+        stop: token id that ends the text, and is not returned.
+        seed: of the draws.
+    """
+    import torch
+
+    rng = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    tokens = prompt.tolist()
+    new: list[int] = []
+    with torch.no_grad():
+        while len(new) < max_tokens:
+            window = torch.tensor([tokens[-model.config.context_length :]], device=device)
+            logits = model(window)[0, -1].float().cpu()
+            token = _draw(logits, temperature, top_p, rng)
+            if token == stop:
+                break
+            tokens.append(token)
+            new.append(token)
+    return new
+
+
+def _draw(logits: "torch.Tensor", temperature: float, top_p: float, rng: "torch.Generator") -> int:
+    import torch
+
+    if temperature == 0:
+        return int(logits.argmax())
+    ranked, order = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
+    # Keep each token until those before it reach top_p: the first is always kept.
+    ranked[ranked.cumsum(0) - ranked >= top_p] = 0
+    return int(order[torch.multinomial(ranked, 1, generator=rng)])
+
+
+def _check(arguments: Arguments) -> None:
+    rules = {
+        "--max-tokens": (arguments.max_tokens, arguments.max_tokens >= 1, "1 or more"),
+        "--temperature": (
+            arguments.temperature,
+            0 <= arguments.temperature < float("inf"),
+            "0 or more",
+        ),
+        "--top-p": (arguments.top_p, 0 < arguments.top_p <= 1, "above 0 and at most 1"),
+        "--seed": (arguments.seed, 0 <= arguments.seed < 2**63, "0 or more"),
+    }
+    for name, (value, holds, rule) in rules.items():
+        if not holds:
+            raise ConfigError(f"{name} {value}: must be {rule}")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    arguments = tyro.cli(Arguments, args=argv, prog="generate.py")
+    _check(arguments)
+    import torch
+
+    from trainable.export import load_model
+    from trainable.tokenizer import end_of_text_id, load_tokenizer
+
+    model, tokenizer_file = load_model(Path(arguments.checkpoint).expanduser())
+    tokenizer = load_tokenizer(tokenizer_file)
+    end = end_of_text_id(tokenizer)
+    ids = tokenizer.encode(arguments.prompt, add_special_tokens=False).ids
+    if not ids and end is None:
+        raise ConfigError("--prompt: empty, and the vocabulary has no <|endoftext|> to start from")
+    # An empty prompt begins a document: the token before a document is <|endoftext|>.
+    prompt = torch.tensor(ids or [end])
+    new = generate(
+        model,
+        prompt,
+        arguments.max_tokens,
+        temperature=arguments.temperature,
+        top_p=arguments.top_p,
+        stop=end,
+        seed=arguments.seed,
+    )
+    print(arguments.prompt + tokenizer.decode(new, skip_special_tokens=False))
+    return 0
+
+
+def cli() -> None:
+    """Run the command as a program."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

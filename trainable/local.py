@@ -1,0 +1,131 @@
+"""One trial on this machine, without Ray or MLflow: `python trainable/local.py --optim.lr 1e-3`.
+
+The same loop as in a sweep; a breakpoint in it stops here.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pydantic import Field
+
+from trainable.config import TrialConfig
+from trainable.errors import ConfigError, DivergedError
+from trainable.paths import config_file
+from trainable.settings import (
+    parse_flags,
+    pop_option,
+    read_yaml,
+    run_command,
+    validate,
+)
+
+
+class LocalConfig(TrialConfig):
+    """A trial and what to do beside it."""
+
+    checkpoint: str | None = Field(default=None, min_length=1)
+    """Folder for the checkpoint, replaced at each evaluation; unset: none is kept."""
+    resume: str | None = Field(default=None, min_length=1)
+    """Checkpoint folder to go on from, with the same model and data."""
+    overfit_one_batch: bool = False
+    """Train on one batch for ever: a working model and optimizer bring its loss to nearly 0."""
+    profile: str | None = Field(default=None, min_length=1)
+    """Write a torch.profiler trace of the run to this file (open it in ui.perfetto.dev)."""
+
+
+def train(config: LocalConfig) -> int:
+    """Train one trial, print a line per evaluation, and return the exit status."""
+    from trainable.prepare import ensure_default
+    from trainable.trainer import Trainer  # torch takes seconds to import: not for --help
+
+    made = ensure_default(config.data)
+    if made:
+        print(f"prepared {config.data.dataset}: {made.train_tokens:,} tokens of the {made.source}")
+    trainer = Trainer(config, overfit_one_batch=config.overfit_one_batch)
+    checkpoint = _writable_folder(config.checkpoint) if config.checkpoint else None
+    if config.resume:
+        manifest = trainer.load(Path(config.resume).expanduser())
+        print(f"resumed from {config.resume} at step {manifest.iteration:,}")
+        if manifest.threads != config.train.threads:
+            print(
+                f"warning: saved with {manifest.threads} threads, running with "
+                f"{config.train.threads}: low-order bits will differ",
+                file=sys.stderr,
+            )
+        if trainer.iteration >= config.train.steps:
+            print(f"nothing to do: train.steps is {config.train.steps:,}; raise it to go on")
+            return 0
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    print(
+        f"{parameters:,} parameters, {config.train.steps:,} steps of "
+        f"{config.tokens_per_step:,} tokens, lr {config.optim.lr:g}, {trainer.device}, "
+        f"{trainer.precision}, {config.train.threads} thread(s)"
+    )
+    started = time.perf_counter()
+    try:
+        with _profiler(config.profile):
+            for evaluation in trainer.run():
+                train_loss = evaluation.train_loss
+                print(
+                    f"step {evaluation.step:>7,}  "
+                    f"train {'   -  ' if train_loss is None else f'{train_loss:.4f}'}  "
+                    f"val {evaluation.val_loss:.4f}  "
+                    f"lr {evaluation.lr:.2e}  "
+                    f"{evaluation.tokens_per_second or 0:>9,.0f} tokens/s  "
+                    f"{time.perf_counter() - started:7.1f} s",
+                    flush=True,
+                )
+                if checkpoint:
+                    trainer.save(checkpoint)
+    except DivergedError as error:
+        print(f"{error}; lower optim.lr", file=sys.stderr)
+        return 1
+    if checkpoint:
+        print(f"checkpoint in {checkpoint}")
+    return 0
+
+
+def _writable_folder(name: str) -> Path:
+    folder = Path(name).expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--checkpoint {folder}: {error.strerror}") from error
+    return folder
+
+
+@contextlib.contextmanager
+def _profiler(trace: str | None) -> Iterator[None]:
+    if trace is None:
+        yield
+        return
+    import torch
+
+    with torch.profiler.profile() as profile:
+        yield
+    profile.export_chrome_trace(trace)
+    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    path, flags = pop_option(argv, "--config")
+    source = Path(path) if path else config_file("trial.yaml")
+    default = validate(LocalConfig, read_yaml(source), str(source))
+    about = f"One trial, locally. --config FILE names another YAML file than {source.name}."
+    return train(parse_flags(LocalConfig, default, flags, "local.py", about))
+
+
+def cli() -> None:
+    """Run the command as a program."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

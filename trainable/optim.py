@@ -1,0 +1,50 @@
+"""AdamW on matrices and norms, and the learning rate as a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+
+from trainable.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019) that decays matrices only, not gains."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def learning_rate(step: int, config: OptimConfig, total_steps: int) -> float:
+    """Return the rate of update number `step` (1 .. total_steps), so that no update has rate 0.
+
+    Linear from 0 to lr over the warm-up, then a cosine to the final rate, reached at the last
+    step (CS336 assignment 1, section 4.4), or, for wsd, stable and then a linear decay (Hu et al.
+    2024).
+    """
+    warmup = config.warmup_fraction * total_steps
+    final = config.lr * config.min_lr_fraction
+    if step < warmup:
+        return config.lr * step / warmup
+    if step >= total_steps:
+        return final
+    if config.schedule == "cosine":
+        done = (step - warmup) / (total_steps - warmup)
+        return final + 0.5 * (1 + math.cos(math.pi * done)) * (config.lr - final)
+    decay = config.decay_fraction * total_steps
+    left = total_steps - step
+    return config.lr if left >= decay else final + (config.lr - final) * left / decay
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use `rate` in the next update of all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

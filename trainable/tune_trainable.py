@@ -1,0 +1,125 @@
+"""The Ray Tune class Trainable: the one file of this package that knows Ray.
+
+Tune calls setup once per worker process, reset_config before each further trial in it, step for
+each report, and save_checkpoint / load_checkpoint by the contract.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.result import DONE, SHOULD_CHECKPOINT
+
+from trainable.checkpoint import read_verified
+from trainable.config import TrialConfig
+from trainable.errors import CheckpointError, DivergedError
+from trainable.trainer import Evaluation, Trainer
+
+OBJECTIVE_OF_A_LOST_TRIAL = 1e9
+"""What Tune is told of a trial without a finite loss: NaN would never be stopped and never learnt
+from. It is compared, never shown or recorded."""
+
+
+class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
+    """One trial. Its Tune config holds:
+
+    trial: a TrialConfig as a dict, with the suggestion in it.
+    name: the trial's name in the sweep, e.g. "t003".
+    resume_from: checkpoint folders to go on from, newest first; a damaged one is passed over.
+    gpu_share: the fraction of one GPU's memory that the trial may use, or None.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Build the trial's model, optimizer and data."""
+        # The last trial's tensors go before the new one's come: a reused worker never holds both.
+        self._trainer: Trainer | None = None
+        self._evaluations: Iterator[Evaluation] | None = None
+        self._config = config
+        self._notice: str | None = None
+        trial = TrialConfig.model_validate(config["trial"])
+        share = config.get("gpu_share")
+        if share is not None and torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(share)
+        try:
+            self._trainer = Trainer(trial)
+            self._resume([Path(folder) for folder in config["resume_from"]])
+        except _OUT_OF_MEMORY as error:
+            self._notice = _memory_notice(error)
+
+    def step(self) -> dict[str, Any]:
+        """Train to the next evaluation and report it.
+
+        A diverged trial, or one out of memory, reports its outcome and ends; any other exception
+        is Tune's to handle.
+        """
+        if self._trainer is None:
+            return self._lost("out_of_memory", self._notice or "out of memory", step=0)
+        if self._evaluations is None:
+            self._evaluations = self._trainer.run()
+        trainer = self._trainer
+        try:
+            evaluation = next(self._evaluations)
+        except DivergedError as error:
+            return self._lost("diverged", str(error), step=error.step)
+        except _OUT_OF_MEMORY as error:
+            notice = _memory_notice(error)
+            self._trainer = self._evaluations = None
+            return self._lost("out_of_memory", notice, step=trainer.iteration)
+        return {
+            **evaluation.metrics(),
+            "notice": self._notice,
+            "outcome": None,
+            DONE: evaluation.step >= trainer.config.train.steps,
+            SHOULD_CHECKPOINT: evaluation.step > 0,
+        }
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the trial's checkpoint folder (see checkpoint.py)."""
+        assert self._trainer is not None
+        self._trainer.save(Path(checkpoint_dir))
+
+    def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
+        """Go on from a checkpoint folder, after this trial's worker died."""
+        assert self._trainer is not None
+        assert isinstance(checkpoint, str)
+        self._trainer.load(Path(checkpoint))
+        self._evaluations = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Become another trial in the same process, with nothing left of the last one."""
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        """Let go of the model when the worker ends."""
+        self._trainer = self._evaluations = None
+
+    def _resume(self, folders: list[Path]) -> None:
+        assert self._trainer is not None
+        for folder in folders:
+            try:
+                read_verified(folder)
+            except CheckpointError as error:
+                self._notice = f"passed over a damaged checkpoint: {error}"
+                continue
+            self._trainer.load(folder)
+            return
+
+    def _lost(self, outcome: str, reason: str, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "val_loss": OBJECTIVE_OF_A_LOST_TRIAL,
+            "notice": reason,
+            "outcome": outcome,
+            DONE: True,
+            SHOULD_CHECKPOINT: False,
+        }
+
+
+_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+
+def _memory_notice(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
