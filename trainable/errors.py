@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message names the setting, its value, the rule and the remedy."""
+"""The errors a user can meet: each message names setting, value, rule and remedy."""
 
 
 class UserError(ValueError):

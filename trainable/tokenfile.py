@@ -124,7 +124,7 @@ def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
     step = CHUNK_BYTES // tokens.dtype.itemsize
     for start in range(0, len(tokens), step):
         chunk = tokens[start : start + step]
-        digest.update(memoryview(chunk))
+        digest.update(chunk.data)
         largest = max(largest, int(chunk.max()))
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
