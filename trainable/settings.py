@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -127,13 +127,17 @@ def _explain_one(problem: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _names_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """Return the field names known at a dotted place in `model`; mappings take any name."""
+    kind: Any = model
     for part in path:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        model = annotation
-    return list(model.model_fields)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = field.annotation if field else None
+        else:  # dict[str, X]: the part is a key of the user's
+            kind = get_args(kind)[-1] if get_args(kind) else None
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return []
+    return [field.alias or name for name, field in kind.model_fields.items()]
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,42 @@
+"""The best trial, restored and checked: `python sweep/best.py NAME`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+
+from trainable.settings import run_command
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Restore the best trial's checkpoint, evaluate it again, and export it."""
+
+    name: tyro.conf.Positional[str]
+    """Name of the sweep."""
+    out: str | None = None
+    """Folder for weights (safetensors), config and tokenizer; unset: results/NAME/best."""
+    register: str | None = None
+    """Also register the model under this name in MLflow's registry, with the alias champion."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    arguments = tyro.cli(Arguments, args=argv, prog="best.py")
+    from sweep.restore import restore_best  # torch takes seconds to import: not for --help
+
+    out = Path(arguments.out).expanduser().resolve() if arguments.out else None
+    return restore_best(arguments.name, out, arguments.register)
+
+
+def cli() -> None:
+    """Run the command as a program."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

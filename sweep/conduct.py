@@ -1,0 +1,270 @@
+"""A sweep from its config to its last line: start or resume, plan, session, summary."""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from sweep.config import SweepConfig
+from sweep.errors import SweepError
+from sweep.events import EventLog
+from sweep.folder import (
+    SweepFile,
+    code_digest,
+    create_sweep,
+    locked,
+    new_identity,
+    next_name,
+    write_sweep,
+)
+from sweep.mlflow_runs import MlflowRuns, page_address
+from sweep.placement import Machine, concurrency, local_machine
+from sweep.plan import make_plan
+from sweep.progress import Progress
+from sweep.results import SweepRecord
+from sweep.session import Interruption, ray_started, run_trials
+from sweep.tables import (
+    best_by_size,
+    counts_text,
+    duration,
+    leaderboard,
+    next_commands,
+    params_text,
+    plan_lines,
+    shown_path,
+)
+from sweep.tracking import Tracker
+from trainable.data import TokenDataset, open_dataset
+from trainable.errors import ConfigError
+from trainable.prepare import ensure_default
+
+MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
+"""Settings that a resume may change; others would make the trials incomparable."""
+CONNECT_SECONDS = 60.0
+"""How long a slow MLflow store may hold up the first trial."""
+LAST_DELIVERY_SECONDS = 60.0
+"""How long the end of a sweep waits for MLflow."""
+PLAIN_WIDTH = 110
+"""Columns of output that does not go to a terminal."""
+
+
+def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
+    """Run a new sweep; return the exit status: 0, or 128 + the signal that ended it.
+
+    Raises:
+        ConfigError, DataError, SweepError: before anything is written.
+    """
+    console = _console()
+    machine = local_machine(config)
+    concurrent = concurrency(config, machine)
+    dataset = _open(config, console)
+    expected = _show_plan(config, dataset, concurrent, console)
+    if dry_run:
+        return 0
+    name = config.name or next_name()
+    config = config.model_copy(update={"name": name})
+    sweep = SweepFile(identity=new_identity(time.time(), dataset.digest), config=config)
+    folder = create_sweep(name, sweep)
+    try:
+        return _conduct(folder, sweep, machine, concurrent, expected, console)
+    except SweepError:
+        if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
+            shutil.rmtree(folder)
+        raise
+
+
+def resume_sweep(
+    folder: Path, stored: SweepFile, config: SweepConfig, *, dry_run: bool = False
+) -> int:
+    """Go on with a sweep under `config`; return the exit status.
+
+    Raises:
+        ConfigError, DataError, SweepError: config, data or code are not those it began with.
+    """
+    console = _console()
+    _require_comparable(stored, config)
+    machine = local_machine(config)
+    concurrent = concurrency(config, machine)
+    dataset = _open(config, console)
+    if dataset.digest != stored.identity.dataset_digest:
+        raise SweepError(
+            f"--resume {folder.name}: dataset {dataset.folder} is {dataset.digest}, the sweep "
+            f"began with {stored.identity.dataset_digest}; bring that dataset back, or start anew"
+        )
+    record = SweepRecord.read(folder)
+    missing = config.num_samples - len(record.trials)
+    todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
+    console.print(f"resuming {folder.name}: {counts_text(record)}; {todo}", highlight=False)
+    if config.threads != stored.config.threads:
+        console.print(
+            f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
+            "low-order bits will differ"
+        )
+    if not record.unfinished and missing <= 0:
+        console.print("nothing to do: all trials have ended; raise --num-samples to go on")
+        return 0
+    if dry_run:
+        _show_plan(config, dataset, concurrent, console)
+        return 0
+    sweep = SweepFile(identity=stored.identity, config=config)
+    return _conduct(folder, sweep, machine, concurrent, None, console)
+
+
+def _conduct(
+    folder: Path,
+    sweep: SweepFile,
+    machine: Machine,
+    concurrent: int,
+    expected_seconds: float | None,
+    console: Console,
+) -> int:
+    config = sweep.config
+    with locked(folder):
+        write_sweep(folder, sweep)
+        record = SweepRecord.read(folder)
+        log = EventLog(folder)
+        log.listen(record.apply)
+        runs = MlflowRuns(folder, sweep)
+        tracker = Tracker(runs) if config.tracking.enabled else None
+        if tracker:
+            log.listen(tracker.notice)
+            tracker.start()
+        interruption = Interruption()
+        try:
+            # MLflow opens its store while Ray starts.
+            with interruption, ray_started(machine):
+                if tracker and not tracker.wait_connected(CONNECT_SECONDS):
+                    console.print(f"MLflow is away, training goes on: {tracker.trouble}")
+                log.append(
+                    "session_started", session=record.sessions + 1, num_samples=config.num_samples
+                )
+                progress = Progress(
+                    config,
+                    record,
+                    expected_seconds,
+                    console,
+                    lambda: tracker.trouble if tracker else None,
+                )
+                log.listen(progress.notice)
+                try:
+                    with progress:
+                        run_trials(config, folder, record, log, concurrent)
+                finally:
+                    done = interruption.signal is None and not record.unfinished
+                    log.append("session_ended", completed=done)
+        except KeyboardInterrupt:
+            pass  # before the first trial; the signal is noted
+        finally:
+            log.close()
+            delivered = tracker.close(LAST_DELIVERY_SECONDS) if tracker else True
+        if not delivered:
+            console.print(
+                "MLflow did not get everything; when it is back: "
+                f"python sweep/status.py {folder.name} --sync"
+            )
+    if interruption.signal is not None:
+        console.print(
+            f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n"
+            f"  {next_commands(folder.name, config.num_samples)['resume']}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return 128 + interruption.signal
+    _show_summary(folder, config, record, runs.experiment_id, console)
+    return 0 if record.best else 1
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+
+
+def _open(config: SweepConfig, console: Console) -> TokenDataset:
+    made = ensure_default(config.trial.data)
+    if made:
+        console.print(f"prepared {config.trial.data.dataset}: the {made.source}")
+    return open_dataset(config.trial.data, config.trial.model.context_length)
+
+
+def _show_plan(
+    config: SweepConfig, dataset: TokenDataset, concurrent: int, console: Console
+) -> float | None:
+    plan = make_plan(config, dataset, concurrent)
+    described = (
+        f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
+        f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
+    )
+    for line in plan_lines(config, plan, described, concurrent):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return plan.seconds
+
+
+def _show_summary(
+    folder: Path,
+    config: SweepConfig,
+    record: SweepRecord,
+    experiment_id: str | None,
+    console: Console,
+) -> None:
+    steps = sum(trial.step for trial in record.trials.values())
+    share = steps / (len(record.trials) * config.trial.train.steps)
+    console.print(
+        f"\n{folder.name}: {counts_text(record)} in {duration(record.seconds)}; "
+        f"{share:.0%} of the steps that full trials would take\n",
+        highlight=False,
+    )
+    console.print(leaderboard(config, record))
+    by_size = best_by_size(config, record)
+    if by_size:
+        console.print("\nbest learning rate for each model size")
+        console.print(by_size)
+    best = record.best
+    if best is None:
+        console.print("no trial has a usable loss; see the reasons above")
+        return
+    console.print(
+        f"\nbest: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}\n",
+        highlight=False,
+    )
+    console.print("next")
+    commands = next_commands(folder.name, config.num_samples)
+    lines = [commands[key] for key in ("best", "generate", "extend", "mlflow")]
+    if experiment_id is not None:
+        lines.append(f"  and open {page_address(experiment_id, folder.name)}")
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _require_comparable(stored: SweepFile, config: SweepConfig) -> None:
+    """Refuse to go on with another config or other code than the sweep began with."""
+    before = _flat(stored.config.model_dump(by_alias=True))
+    after = _flat(config.model_dump(by_alias=True))
+    changed = [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) and name not in MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: the sweep began with another config ({'; '.join(changed)}); "
+            f"only {', '.join(sorted(MAY_CHANGE))} may change: start a new sweep"
+        )
+    if stored.identity.code_digest != code_digest():
+        commit = stored.identity.git_commit
+        raise ConfigError(
+            f"--resume: the code in trainable/ is {code_digest()}, the sweep began with "
+            f"{stored.identity.code_digest}{f' (git commit {commit})' if commit else ''}; its "
+            "trials would not be comparable: check that version out, or start a new sweep"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,414 @@
+"""The sweep's events as MLflow runs: one parent, one child run a trial.
+
+Delivering an event twice changes nothing: a run is found by its tags before it is made, and a
+metric's row is identified by key, step and the event's own time. How far the record is delivered is
+kept in mlflow.json beside it, so what a dead server missed can be delivered later.
+"""
+
+import getpass
+import json
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sweep.errors import SweepError
+from sweep.events import Event, read_events_from
+from sweep.folder import SweepFile
+from sweep.results import Outcome, SweepRecord, TrialRecord
+from sweep.space import show_value
+from sweep.tables import best_by_size, command, counts_text, params_text
+from trainable.counts import parameter_count
+from trainable.files import write_atomic
+from trainable.meta import DatasetMeta
+from trainable.paths import in_project, project_folder
+
+STATE_FILE = "mlflow.json"
+_AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
+LARGEST_BATCH = 1_000
+"""Metrics in one log_batch call: the server's limit."""
+RUN_STATUS: dict[Outcome, str] = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",
+    "diverged": "FINISHED",
+    "out_of_memory": "FAILED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+"""MLflow's status of a trial; it draws KILLED and FAILED as errors, so they are kept for those."""
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # A dead server must not hold a call for minutes: the caller tries again.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the project's own store, which plain `mlflow ui` opens."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_folder() / 'mlflow.db'}"
+
+
+def open_client(uri: str) -> Any:
+    """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+class MlflowRuns:
+    """Delivers a sweep's events to MLflow, in order, in calls that wait for the store.
+
+    Args:
+        folder: the sweep's folder.
+        sweep: its config and identity.
+    """
+
+    def __init__(self, folder: Path, sweep: SweepFile) -> None:
+        self.experiment_id: str | None = None
+        self.parent: str | None = None
+        self._folder = folder
+        self._sweep = sweep
+        self._runs: dict[str, str] = {}
+        self._client: Any = None
+        self._offset = 0
+        """Bytes of the sweep's record that are delivered."""
+        self._record = SweepRecord()
+        """The sweep as the store knows it."""
+        self._stale = True
+
+    def connect(self) -> None:
+        """Open the store, find or make the experiment and the parent run, and find child runs.
+
+        Raises:
+            SweepError: the store is of another version, refuses to be written, or is another one
+                than this sweep began with.
+            Exception: the store cannot be reached now; try again later.
+        """
+        uri = tracking_uri()
+        state = self._read_state()
+        if state and state["tracking_uri"] != uri:
+            raise SweepError(
+                f"MLFLOW_TRACKING_URI {uri!r}: the sweep began in {state['tracking_uri']!r}; "
+                "set that address again"
+            )
+        try:
+            self._client = open_client(uri)
+            self.experiment_id = self._find_experiment()
+        except Exception as error:
+            if uri.startswith("http") and getattr(error, "error_code", None) in _AWAY:
+                raise  # a server that is down is worth another try
+            raise _refused(uri, error) from error
+        _tune_sqlite(uri, "PRAGMA journal_mode=WAL")  # readers and the writer do not block
+        self._runs = dict(state["runs"]) if state else {}
+        self.parent = state["parent"] if state else None
+        self._offset = state["offset"] if state else 0
+        if self.parent is None:
+            self._find_runs()
+        if self.parent is None:
+            self.parent = self._create_parent()
+        self._save_state()
+
+    def deliver_new(self) -> int:
+        """Deliver the events recorded since the last delivery, and remember that they are.
+
+        Raises:
+            Exception: the store failed; the events count as not delivered and are given again.
+
+        Returns:
+            The number of events delivered.
+        """
+        if self._stale:
+            self._record = SweepRecord()
+            self._record.apply_all(read_events_from(self._folder, 0, self._offset)[0])
+        events, end = read_events_from(self._folder, self._offset)
+        self._stale = True  # until all of them are delivered
+        self._deliver(events)
+        self._stale = False
+        if end != self._offset:
+            self._offset = end
+            self._save_state()
+        return len(events)
+
+    def finish(self) -> None:
+        """Make sorted queries fast, once the sweep has ended."""
+        _tune_sqlite(tracking_uri(), "ANALYZE")
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        from mlflow.entities import Metric
+
+        metrics: dict[str, list[Any]] = {}
+        for event in events:
+            if event["event"] == "evaluation":
+                trial = self._record.trials[event["trial"]]
+                values = dict(event["metrics"])
+                values["best_val_loss"] = min(values["val_loss"], trial.best_val_loss)
+                step = int(values.pop("step"))
+                stamp = int(event["time"] * 1000)
+                metrics.setdefault(trial.name, []).extend(
+                    Metric(name, value, stamp, step) for name, value in values.items()
+                )
+            elif event["event"] in ("trial_started", "outcome", "session_ended"):
+                self._log_metrics(metrics)
+            self._record.apply(event)
+            self._deliver_one(event)
+        self._log_metrics(metrics)
+
+    def _deliver_one(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "session_started":
+            self._client.update_run(self.parent, status="RUNNING")
+        elif kind == "trial_started":
+            self._start_trial(self._record.trials[event["trial"]], event)
+        elif kind == "outcome":
+            self._end_trial(self._record.trials[event["trial"]], event)
+        elif kind == "session_ended":
+            self._describe_parent()
+            status = "FINISHED" if event["completed"] else "KILLED"
+            self._client.set_terminated(self.parent, status, int(event["time"] * 1000))
+
+    def _start_trial(self, trial: TrialRecord, event: Event) -> None:
+        if trial.name in self._runs:
+            self._client.update_run(self._runs[trial.name], status="RUNNING")
+            return
+        from mlflow.entities import Param
+
+        config = self._sweep.config.trial_config(trial.params)
+        values = {
+            f"{section}.{field}": value
+            for section, fields in config.model_dump().items()
+            for field, value in fields.items()
+        }
+        values["model.n_heads"] = config.model.n_heads
+        values["model.d_ff"] = config.model.ff_width
+        meta_vocab = self._vocab_size()
+        if meta_vocab:
+            values["parameters"] = parameter_count(config.model, meta_vocab)
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=int(event["time"] * 1000),
+            run_name=f"{trial.name} {params_text(trial.params)}",
+            tags={
+                **self._common_tags(),
+                "mlflow.parentRunId": self.parent,
+                "sweep.trial": trial.name,
+                "sweep.config": config.model_dump_json(),
+            },
+        )
+        self._runs[trial.name] = run.info.run_id
+        self._client.log_batch(
+            run.info.run_id,
+            params=[Param(k, show_value(v)) for k, v in values.items() if v is not None],
+        )
+
+    def _end_trial(self, trial: TrialRecord, event: Event) -> None:
+        from mlflow.entities import Metric, RunTag
+
+        assert trial.outcome is not None
+        tags = {
+            "outcome": trial.outcome,
+            "outcome.step": str(event["step"]),
+            "outcome.rung": str(trial.rung) if trial.rung is not None else None,
+            "outcome.reason": trial.reason,
+        }
+        run_id = self._runs[trial.name]
+        stamp = int(event["time"] * 1000)
+        self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items() if v])
+        self._client.set_terminated(run_id, RUN_STATUS[trial.outcome], stamp)
+        best = self._record.best
+        ended = sum(t.outcome is not None for t in self._record.trials.values())
+        if best is not None:
+            metric = Metric("best_val_loss", best.best_val_loss, stamp, ended)
+            self._client.log_batch(self.parent, metrics=[metric])
+
+    def _describe_parent(self) -> None:
+        from mlflow.entities import RunTag
+
+        best = self._record.best
+        tags = {"outcomes": counts_text(self._record), "mlflow.note.content": self._note()}
+        if best is not None:
+            tags["best.trial"] = best.name
+            tags["best.params"] = params_text(best.params)
+        self._client.log_batch(self.parent, tags=[RunTag(k, v) for k, v in tags.items()])
+
+    def _note(self) -> str:
+        best = self._record.best
+        name = self._folder.name
+        lines = []
+        if best is not None:
+            lines.append(
+                f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
+                f"({best.name}); {counts_text(self._record)}."
+            )
+        lines.append(f"Restore and check it: `{command('sweep', 'best')} {name}`")
+        table = best_by_size(self._sweep.config, self._record)
+        if table is not None:
+            heads = [str(column.header) for column in table.columns]
+            cells = [list(column.cells) for column in table.columns]
+            lines.append(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+            lines[-1] += "".join(
+                f"\n| {' | '.join(map(str, row))} |" for row in zip(*cells, strict=True)
+            )
+        return "\n\n".join(lines)
+
+    def _log_metrics(self, metrics: dict[str, list[Any]]) -> None:
+        for name, values in metrics.items():
+            for start in range(0, len(values), LARGEST_BATCH):
+                batch = values[start : start + LARGEST_BATCH]
+                self._client.log_batch(self._runs[name], metrics=batch)
+        metrics.clear()
+
+    def _find_experiment(self) -> str:
+        name = self._sweep.config.tracking.experiment
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        # For a local store MLflow's default is ./mlruns, wherever that is: say where.
+        local = tracking_uri().startswith("sqlite")
+        location = (project_folder() / "mlruns" / name).as_uri() if local else None
+        return str(self._client.create_experiment(name, artifact_location=location))
+
+    def _find_runs(self) -> None:
+        """Find this sweep's runs by their tags: mlflow.json may be lost, the runs not."""
+        token = None
+        query = f"tags.`sweep.id` = '{self._sweep.identity.sweep_id}'"
+        while True:
+            page = self._client.search_runs([self.experiment_id], query, page_token=token)
+            for run in page:
+                trial = run.data.tags.get("sweep.trial")
+                if trial is None:
+                    self.parent = run.info.run_id
+                else:
+                    self._runs[trial] = run.info.run_id
+            token = page.token
+            if not token:
+                return
+
+    def _create_parent(self) -> str:
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        identity, config = self._sweep.identity, self._sweep.config
+        run = self._client.create_run(
+            self.experiment_id,
+            start_time=int(identity.created * 1000),
+            run_name=self._folder.name,
+            tags={
+                **self._common_tags(),
+                **{f"version.{name}": v for name, v in identity.versions.items()},
+                "sweep.code": identity.code_digest,
+            },
+        )
+        run_id = str(run.info.run_id)
+        values = {
+            "num_samples": config.num_samples,
+            "seed": config.seed,
+            "search": config.search.algorithm,
+            "rungs": ", ".join(map(str, config.rungs)) or "none",
+            "reduction_factor": config.asha.reduction_factor,
+            "cpus_per_trial": config.cpus_per_trial,
+            "gpus_per_trial": config.gpus_per_trial,
+            "train.steps": config.trial.train.steps,
+            "train.seed": config.trial.train.seed,
+            **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
+        }
+        params = [Param(k, show_value(v)) for k, v in values.items()]
+        self._client.log_batch(run_id, params=params)
+        folder = in_project(config.trial.data.dataset)
+        dataset = Dataset(
+            name=folder.name,
+            digest=identity.dataset_digest,
+            source_type="local",
+            source=json.dumps({"uri": str(folder)}),
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+        return run_id
+
+    def _common_tags(self) -> dict[str, str]:
+        identity = self._sweep.identity
+        tags = {
+            "sweep.id": identity.sweep_id,
+            "sweep.name": self._folder.name,
+            "dataset.digest": identity.dataset_digest,
+            "mlflow.source.name": "sweep/run.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.user": _user(),
+        }
+        if identity.git_commit:
+            tags["mlflow.source.git.commit"] = identity.git_commit
+        return tags
+
+    def _vocab_size(self) -> int | None:
+        data = self._sweep.config.trial.data
+        if data.raw_vocab_size is not None:
+            return data.raw_vocab_size
+        return DatasetMeta.read(in_project(data.dataset)).vocab_size
+
+    def _read_state(self) -> dict[str, Any] | None:
+        path = self._folder / STATE_FILE
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            sound = (
+                isinstance(state["tracking_uri"], str)
+                and isinstance(state["parent"], str)
+                and isinstance(state["runs"], dict)
+                and isinstance(state["offset"], int)
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            sound = False
+        return state if sound else None
+
+    def _save_state(self) -> None:
+        state = {
+            "tracking_uri": tracking_uri(),
+            "experiment_id": self.experiment_id,
+            "parent": self.parent,
+            "runs": self._runs,
+            "offset": self._offset,
+        }
+        write_atomic(self._folder / STATE_FILE, json.dumps(state).encode())
+
+
+def _refused(uri: str, error: Exception) -> SweepError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return SweepError(
+        f"MLflow store {uri!r}: {reason} Use another store (MLFLOW_TRACKING_URI), upgrade this one "
+        "with `mlflow db upgrade`, or record without MLflow: --tracking.enabled False"
+    )
+
+
+def _tune_sqlite(uri: str, statement: str) -> None:
+    if not uri.startswith("sqlite:///"):
+        return
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=10) as database:
+        database.execute(statement)
+    database.close()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container's uid may have no name
+
+
+def page_address(experiment_id: str, sweep_name: str) -> str:
+    """Return the page of the sweep's trials on a local `mlflow ui`, the best first."""
+    query = {
+        "workflowType": "machine_learning",
+        "searchFilter": f"tags.`sweep.name` = '{sweep_name}'",
+        "orderByKey": "metrics.`best_val_loss`",
+        "orderByAsc": "true",
+    }
+    words = urlencode(query, quote_via=quote)
+    return f"http://127.0.0.1:5000/#/experiments/{experiment_id}?{words}"

@@ -1,0 +1,146 @@
+"""The sweep as it runs: a live table in a terminal, a few plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweep.config import SweepConfig
+from sweep.events import Event
+from sweep.results import SweepRecord, TrialRecord
+from sweep.tables import counts_text, duration, outcome_text, params_text
+
+PLAIN_LINES = 16
+"""Ended trials that plain output tells of, at most; a larger sweep tells of every n-th."""
+
+
+class Progress:
+    """Shows a sweep's events; a context manager around the session.
+
+    Args:
+        config: the sweep.
+        record: kept up to date by whoever sends the events.
+        expected_seconds: from the plan; None if it was not probed.
+        console: where to.
+        trouble: says what ails MLflow, or None.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        record: SweepRecord,
+        expected_seconds: float | None,
+        console: Console,
+        trouble: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._record = record
+        self._expected = expected_seconds
+        self._console = console
+        self._trouble = trouble
+        self._started = time.monotonic()
+        self._steps_before = self._steps_done()
+        self._ended_before = self._ended()
+        self._last_best: str | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=2
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def notice(self, event: Event) -> None:
+        """Show what just happened."""
+        kind = event["event"]
+        if kind in ("trial_restarted", "notice"):
+            text = event.get("reason") or event.get("text")
+            self._console.print(f"{event['trial']}: {text}", highlight=False, markup=False)
+        elif kind == "outcome":
+            trial = self._record.trials[event["trial"]]
+            if trial.outcome in ("failed", "out_of_memory"):
+                line = f"{trial.name} {outcome_text(trial)}: {trial.reason}"
+                self._console.print(line, highlight=False, markup=False)
+            elif self._live is None and self._tells(trial):
+                self._console.print(self._plain_line(trial), highlight=False, markup=False)
+
+    def _tells(self, trial: TrialRecord) -> bool:
+        every = -(-self._config.num_samples // PLAIN_LINES)
+        return self._ended() % every == 0 or self._ended() == self._config.num_samples
+
+    def _plain_line(self, trial: TrialRecord) -> str:
+        best = self._record.best
+        so_far = f"best {best.best_val_loss:.4f} ({best.name})" if best else "no loss yet"
+        loss = "-" if trial.outcome == "diverged" else f"{trial.best_val_loss:.4f}"
+        return (
+            f"[{self._ended()}/{self._config.num_samples}] {trial.name} "
+            f"{params_text(trial.params)}: {loss}, {outcome_text(trial)}; {so_far}; "
+            f"{self._time_left()} left"
+        )
+
+    def _render(self) -> Group:
+        best = self._record.best
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=self._config.num_samples, completed=self._ended(), width=24)
+        elapsed = duration(time.monotonic() - self._started)
+        head.add_row(
+            bar,
+            f"{self._ended()}/{self._config.num_samples} trials",
+            f"{elapsed}, {self._time_left()} left",
+        )
+        lines: list[Text | Table] = [head, Text(counts_text(self._record))]
+        if best:
+            lines.append(
+                Text(f"best {best.best_val_loss:.4f}  {best.name}  {params_text(best.params)}")
+            )
+        running = Table.grid(padding=(0, 2))
+        for trial in self._record.trials.values():
+            if trial.outcome is None:
+                loss = f"{trial.evaluations[-1]['val_loss']:.4f}" if trial.evaluations else "..."
+                running.add_row(
+                    f"  {trial.name}",
+                    params_text(trial.params),
+                    f"step {trial.step:,}/{self._config.trial.train.steps:,}",
+                    loss,
+                )
+        lines.append(running)
+        if trouble := self._trouble():
+            lines.append(Text(f"MLflow is away, training goes on: {trouble}", style="yellow"))
+        return Group(*lines)
+
+    def _ended(self) -> int:
+        return sum(trial.outcome is not None for trial in self._record.trials.values())
+
+    def _steps_done(self) -> int:
+        return sum(trial.step for trial in self._record.trials.values())
+
+    def _time_left(self) -> str:
+        """Return the time left by the pace so far, mixed with the plan's while little is done."""
+        elapsed = time.monotonic() - self._started
+        ended = self._ended() - self._ended_before
+        to_do = self._config.num_samples - self._ended()
+        guesses = []
+        if ended:
+            guesses.append((ended, elapsed / ended * to_do))
+        if self._expected is not None:
+            guesses.append((4, max(0.0, self._expected - elapsed)))
+        if not guesses:
+            return "?"
+        weight = sum(w for w, _ in guesses)
+        return "about " + duration(sum(w * guess for w, guess in guesses) / weight)

@@ -1,0 +1,45 @@
+"""A trained model in MLflow's model registry: files only, no pickle, no fixed sequence length."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sweep.errors import SweepError
+from sweep.mlflow_runs import STATE_FILE, open_client
+
+
+def register_model(name: str, exported: Path, folder: Path, trial: str, step: int) -> int:
+    """Register the exported folder as a new version of `name`; return the version.
+
+    The version becomes the alias "champion": `mlflow.artifacts.download_artifacts(
+    "models:/NAME@champion")` gives the folder back, and trainable.export.load_model opens it.
+
+    Raises:
+        SweepError: the sweep was not recorded in MLflow, or the store refuses.
+    """
+    try:
+        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        experiment, run_id = state["experiment_id"], state["runs"][trial]
+    except (OSError, ValueError, KeyError) as error:
+        raise SweepError(
+            f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
+            f"`python sweep/status.py {folder.name} --sync`"
+        ) from error
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(state["tracking_uri"])
+    try:
+        model = client.create_logged_model(experiment, name=name, source_run_id=run_id)
+        client.log_model_artifacts(model.model_id, str(exported))
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(
+            name, source=f"models:/{model.model_id}", run_id=run_id, model_id=model.model_id
+        )
+        client.set_registered_model_alias(name, "champion", version.version)
+    except MlflowException as error:
+        raise SweepError(f"--register {name}: {error}") from error
+    return int(version.version)

@@ -1,0 +1,170 @@
+"""What happened in a sweep, built from its events: trials, outcomes, the best."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sweep.errors import SweepError
+from sweep.events import Event, read_events
+
+Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+COMPARABLE: frozenset[Outcome | None] = frozenset({"finished", "stopped", "interrupted", None})
+"""Outcomes whose losses count: a diverged or failed trial is never the best."""
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint folder that was complete when it was recorded."""
+
+    step: int
+    val_loss: float
+    path: str
+    """Relative to the sweep folder."""
+
+
+@dataclass
+class TrialRecord:
+    """One trial, as far as it has come."""
+
+    name: str
+    params: dict[str, Any]
+    """The suggestion, by dotted field."""
+    started: float
+    """Unix time of its first start, seconds."""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Reported metrics, by ascending step."""
+    checkpoints: list[SavedCheckpoint] = field(default_factory=list)
+    outcome: Outcome | None = None
+    """None while it runs, or after a crash of the driver."""
+    ended: float | None = None
+    """Unix time of the outcome, seconds."""
+    rung: int | None = None
+    """Step of the rung that stopped it."""
+    reason: str | None = None
+    """Why it diverged or failed."""
+    restarts: int = 0
+    """Times its worker died and it went on from a checkpoint."""
+
+    @property
+    def number(self) -> int:
+        """Position in the order of suggestions, from 0."""
+        return int(self.name[1:])
+
+    @property
+    def step(self) -> int:
+        """Last reported step."""
+        return int(self.evaluations[-1]["step"]) if self.evaluations else 0
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The evaluation with the lowest validation loss, the earlier of equals."""
+        return min(self.evaluations, key=lambda e: e["val_loss"], default=None)
+
+    @property
+    def best_val_loss(self) -> float:
+        """Lowest validation loss, nats per token; infinite before the first evaluation."""
+        return self.best["val_loss"] if self.best else float("inf")
+
+    @property
+    def sort_key(self) -> tuple[bool, float, int]:
+        """Orders trials from the best to the worst: comparable ones first, then by loss."""
+        return (self.outcome not in COMPARABLE, self.best_val_loss, self.number)
+
+
+@dataclass
+class SweepRecord:
+    """All trials of a sweep."""
+
+    trials: dict[str, TrialRecord] = field(default_factory=dict)
+    num_samples: int = 0
+    """Trials asked for in the last session."""
+    sessions: int = 0
+    """Times the sweep was started or resumed."""
+    seconds: float = 0.0
+    """Wall-clock time of all ended sessions."""
+    session_started: float | None = None
+    """Unix time at which the running session began; None between sessions."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "SweepRecord":
+        """Build the record of a sweep folder.
+
+        Raises:
+            SweepError: an event is damaged.
+        """
+        record = cls()
+        record.apply_all(read_events(folder))
+        return record
+
+    def apply_all(self, events: Iterable[Event]) -> None:
+        """Take in events in order.
+
+        Raises:
+            SweepError: an event lacks a key or names an unknown trial.
+        """
+        for number, event in enumerate(events, start=1):
+            try:
+                self.apply(event)
+            except (KeyError, TypeError, ValueError) as error:
+                raise SweepError(f"event {number} of the sweep is damaged: {error!r}") from error
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. Kinds and keys:
+
+        session_started: session, num_samples. session_ended: completed.
+        trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
+        evaluation: trial, metrics.
+        checkpoint: trial, step, val_loss, path. notice: trial, text.
+        outcome: trial, outcome, step, rung, reason.
+        """
+        kind = event["event"]
+        if kind == "session_started":
+            self.sessions, self.num_samples = event["session"], event["num_samples"]
+            self.session_started = event["time"]
+        elif kind == "session_ended":
+            self.seconds += event["time"] - (self.session_started or event["time"])
+            self.session_started = None
+        elif kind == "trial_started":
+            trial = self.trials.setdefault(
+                event["trial"], TrialRecord(event["trial"], event["params"], event["time"])
+            )
+            trial.outcome = trial.ended = trial.reason = None
+        else:
+            self._apply_to_trial(self.trials[event["trial"]], kind, event)
+
+    def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
+        if kind == "evaluation":
+            trial.evaluations.append(event["metrics"])
+        elif kind == "checkpoint":
+            saved = SavedCheckpoint(event["step"], event["val_loss"], event["path"])
+            trial.checkpoints.append(saved)
+        elif kind == "trial_restarted":
+            trial.restarts += 1
+        elif kind == "outcome":
+            if event["outcome"] not in OUTCOMES:
+                raise ValueError(f"unknown outcome {event['outcome']!r}")
+            trial.outcome, trial.ended = event["outcome"], event["time"]
+            trial.rung, trial.reason = event["rung"], event["reason"]
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """All trials, the best first."""
+        return sorted(self.trials.values(), key=lambda trial: trial.sort_key)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the lowest validation loss, among those whose losses count."""
+        first = next(iter(self.ranked), None)
+        return first if first and first.outcome in COMPARABLE and first.evaluations else None
+
+    @property
+    def unfinished(self) -> list[TrialRecord]:
+        """Trials that a resume goes on with, in order."""
+        return [t for t in self.trials.values() if t.outcome in (None, "interrupted")]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of trials by outcome, and of those running; no zeros."""
+        outcomes: list[str] = [trial.outcome or "running" for trial in self.trials.values()]
+        return {name: n for name in ("running", *OUTCOMES) if (n := outcomes.count(name))}

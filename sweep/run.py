@@ -1,0 +1,65 @@
+"""The main job: `python sweep/run.py --num-samples 32` runs a sweep, or resumes one."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from sweep.config import SweepConfig
+from sweep.folder import find_sweep, read_sweep
+from trainable.errors import ConfigError
+from trainable.paths import config_file
+from trainable.settings import parse_flags, pop_option, read_yaml, run_command, validate
+
+ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
+
+--config FILE: another YAML file than the default sweep's.
+--resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples.
+--dry-run: print the plan only."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command."""
+    dry_run = "--dry-run" in argv
+    name, flags = pop_option([word for word in argv if word != "--dry-run"], "--resume")
+    path, flags = pop_option(flags, "--config")
+    if name is not None:
+        if path is not None:
+            raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
+        stored = read_sweep(find_sweep(name))
+        config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
+        from sweep.conduct import resume_sweep  # torch takes seconds to import: not for --help
+
+        return resume_sweep(find_sweep(name), stored, config, dry_run=dry_run)
+    source = Path(path) if path else config_file("sweep.yaml")
+    default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
+    config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
+    from sweep.conduct import start_sweep
+
+    return start_sweep(config, dry_run=dry_run)
+
+
+def _without_fixed(values: dict[str, Any], flags: list[str]) -> dict[str, Any]:
+    """Take fields that a flag fixes, e.g. `--trial.optim.lr 3e-4`, out of the file's space."""
+    names = {word.partition("=")[0].replace("-", "_") for word in flags if word.startswith("--")}
+    fixed = {name.removeprefix("__trial.") for name in names if name.startswith("__trial.")}
+    if isinstance(values.get("space"), dict):
+        values["space"] = {n: d for n, d in values["space"].items() if n not in fixed}
+    points = values.get("start_points")
+    if isinstance(points, list) and fixed:
+        values["start_points"] = [
+            {n: v for n, v in point.items() if n not in fixed} if isinstance(point, dict) else point
+            for point in points
+        ]
+    return values
+
+
+def cli() -> None:
+    """Run the command as a program."""
+    run_command(main)
+
+
+if __name__ == "__main__":
+    cli()

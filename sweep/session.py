@@ -1,0 +1,157 @@
+"""One session of a sweep: Ray started for it, Tune run to its end or to an interruption."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from sweep.config import SweepConfig
+from sweep.events import EventLog
+from sweep.placement import Machine
+from sweep.results import SweepRecord
+from sweep.retention import existing
+from trainable.paths import PACKAGE_PARENT
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Trials read memory-mapped files and share no objects, so Ray's smallest store is enough."""
+
+_ENVIRONMENT = {
+    # Two torch threads on contended cores spin without this.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # Bind every port to loopback: a sweep on one machine is nobody else's business.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Workers keep the driver's folder: all paths are absolute.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The terminal is ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Signals are ours, too.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A resume reads the sweep's own record: Tune's snapshots would only cost time.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def ray_started(machine: Machine) -> Iterator[None]:
+    """Run a Ray of our own, on loopback and silent, and stop it at the end."""
+    os.environ.update(_ENVIRONMENT)
+    paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    # Ray keeps a token for its own processes in the home folder: for nobody else to read.
+    umask = os.umask(0o077)
+    import ray
+
+    scratch = tempfile.mkdtemp(prefix="lm-sweep-")
+    try:
+        ray.init(
+            address="local",
+            num_cpus=machine.cpus,
+            num_gpus=machine.gpus,
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=True,
+            _temp_dir=scratch,
+        )
+        os.umask(umask)
+        for name in ("ray", "ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        os.umask(umask)
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_trials(
+    config: SweepConfig, folder: Path, record: SweepRecord, log: EventLog, concurrent: int
+) -> None:
+    """Run the trials that are still to do, until the last has ended or a signal stops them.
+
+    `record` and `log` take in all that happens. Ray must have been started.
+    """
+    from ray import tune
+
+    from sweep.recorder import Recorder
+    from sweep.scheduler import build_scheduler
+    from sweep.searcher import SweepSearch
+    from trainable.tune_trainable import LanguageModelTrial
+
+    unfinished = record.unfinished
+    to_do = config.num_samples - len(record.trials) + len(unfinished)
+    checkpoints = {
+        trial.name: [str(folder / c.path) for c in existing(folder, trial)] for trial in unfinished
+    }
+    tuner = tune.Tuner(
+        tune.with_resources(
+            LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=to_do,
+            max_concurrent_trials=concurrent if config.max_concurrent else None,
+            search_alg=SweepSearch(config, record, checkpoints),
+            scheduler=build_scheduler(config, record),
+            reuse_actors=True,
+            trial_dirname_creator=trial_name,
+            trial_name_creator=trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{record.sessions}",
+            storage_path=str(folder),
+            callbacks=[Recorder(config, folder, record, log)],
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def trial_name(trial: "Trial") -> str:
+    """Return our name of a Tune trial: it is the name of its folder, too."""
+    name: str = trial.config["name"]
+    return name
+
+
+class Interruption:
+    """Turns the first SIGINT or SIGTERM into a graceful end, and the second into an immediate one.
+
+    Used as a context: `signal` is then the number of the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> "Interruption":
+        self._old = {n: signal.signal(n, self._on_signal) for n in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+        # Tune's own signal for "finish what is running and return"; without a running Tune its
+        # handler is not there, and the default would end the process without a word.
+        if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
+            raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGUSR1)

@@ -1,0 +1,90 @@
+"""Shared fixtures: each test has its own project and cache folder, and something tiny to train."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts, here and in subprocesses
+
+import numpy as np
+import pytest
+
+from trainable.config import TrialConfig
+from trainable.corpus import TextFiles
+from trainable.prepare import prepare
+
+MakeConfig = Callable[..., TrialConfig]
+RunPython = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a project folder and a cache of its own; return the project folder."""
+    home = tmp_path_factory.mktemp("project")
+    monkeypatch.setenv("LM_SWEEP_HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    return home
+
+
+@pytest.fixture(scope="session")
+def tiny_documents() -> list[str]:
+    """Return 20 documents of some 600 bytes over a few words: easy to learn, not to memorise."""
+    rng = np.random.default_rng(0)
+    words = ["alpha", "beta", "gamma", "delta", "sweep", "trial", "rung", "loss", "été"]
+    return [
+        "\n".join(" ".join(rng.choice(words, size=8)) for _ in range(12)) + "\n" for _ in range(20)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, tiny_documents: list[str]) -> Path:
+    """Return a dataset folder of byte tokens: 18 documents to train on, 2 to validate on."""
+    texts = tmp_path_factory.mktemp("texts")
+    for number, text in enumerate(tiny_documents):
+        (texts / f"{number:02}.txt").write_text(text, encoding="utf-8")
+    folder = tmp_path_factory.mktemp("datasets") / "tiny"
+    prepare(TextFiles([texts]), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_dataset: Path) -> MakeConfig:
+    """Return a factory of a tiny trial, which takes dotted fields to replace."""
+    tiny: dict[str, Any] = {
+        "data.dataset": str(tiny_dataset),
+        "model.d_model": 32,
+        "model.n_layers": 2,
+        "model.head_dim": 16,
+        "model.context_length": 16,
+        "train.batch_size": 4,
+        "train.steps": 20,
+        "train.eval_every": 5,
+        "train.eval_tokens": 128,
+        "train.device": "cpu",
+        "train.threads": 1,
+    }
+
+    def make(values: dict[str, Any] | None = None) -> TrialConfig:
+        return TrialConfig().with_values({**tiny, **(values or {})})
+
+    return make
+
+
+@pytest.fixture
+def run_python(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
+    """Return a runner of this Python in another working folder, which captures its output."""
+
+    def run(*arguments: object, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    return run
