@@ -383,7 +383,7 @@ def _refused(uri: str, error: Exception) -> SweepError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return SweepError(
         f"MLflow store {uri!r}: {reason} Use another store (MLFLOW_TRACKING_URI), upgrade this one "
-        "with `mlflow db upgrade`, or record without MLflow: --tracking.enabled False"
+        "with `mlflow db upgrade`, or record without MLflow: --tracking.no-enabled"
     )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from sweep.config import SweepConfig
-from sweep.space import short_name, show_value
 from trainable.config import ModelConfig
 from trainable.counts import flops_per_token, parameter_count, training_bytes
 from trainable.data import TokenDataset, validation_starts
@@ -113,23 +112,6 @@ def expected_share(config: SweepConfig) -> float:
                     break
             spent += reached
     return spent / (SIMULATED_SWEEPS * min(config.num_samples, 1_000) * steps)
-
-
-def describe_domains(config: SweepConfig) -> list[str]:
-    """Return one line for each searched field."""
-    lines = []
-    for name, domain in config.space.items():
-        values = [show_value(v) for v in domain.values]
-        shown = ", ".join(values) if domain.choice else f"{values[0]} .. {values[1]}"
-        lines.append(f"{name}: {shown} ({domain.kind})")
-    return lines
-
-
-def size_name(config: SweepConfig, model: ModelConfig) -> str:
-    """Return a size as its searched fields, e.g. "d_model=64 n_layers=2"."""
-    fields = [n.split(".")[1] for n in config.space if n.startswith("model.")]
-    fields = fields or ["d_model", "n_layers"]
-    return " ".join(f"{short_name(f)}={show_value(getattr(model, f))}" for f in fields)
 
 
 def _expected_trial_seconds(

@@ -71,14 +71,18 @@ class Progress:
         kind = event["event"]
         if kind in ("trial_restarted", "notice"):
             text = event.get("reason") or event.get("text")
-            self._console.print(f"{event['trial']}: {text}", highlight=False, markup=False)
+            self._console.print(
+                f"{event['trial']}: {text}", highlight=False, markup=False, soft_wrap=True
+            )
         elif kind == "outcome":
             trial = self._record.trials[event["trial"]]
             if trial.outcome in ("failed", "out_of_memory"):
                 line = f"{trial.name} {outcome_text(trial)}: {trial.reason}"
-                self._console.print(line, highlight=False, markup=False)
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
             elif self._live is None and self._tells(trial):
-                self._console.print(self._plain_line(trial), highlight=False, markup=False)
+                self._console.print(
+                    self._plain_line(trial), highlight=False, markup=False, soft_wrap=True
+                )
 
     def _tells(self, trial: TrialRecord) -> bool:
         every = -(-self._config.num_samples // PLAIN_LINES)

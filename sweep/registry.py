@@ -25,10 +25,13 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
             f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
             f"`python sweep/status.py {folder.name} --sync`"
         ) from error
+    import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
     client = open_client(state["tracking_uri"])
+    # The client resolves "models:/..." through MLflow's global address, not through its own.
+    mlflow.set_tracking_uri(state["tracking_uri"])
     try:
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id)
         client.log_model_artifacts(model.model_id, str(exported))

@@ -5,16 +5,19 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
 
 from sweep.config import SweepConfig
-from sweep.plan import Plan, describe_domains, size_name
 from sweep.results import SweepRecord, TrialRecord
 from sweep.space import short_name, show_value
+from trainable.config import ModelConfig
 from trainable.paths import PACKAGE_PARENT, project_folder
+
+if TYPE_CHECKING:
+    from sweep.plan import Plan  # it probes, and so imports torch: not for status.py
 
 _TEXT_COLUMNS = {"sweep", "trial", "state", "outcome", "reason", "best trial"}
 
@@ -42,7 +45,7 @@ def params_text(params: dict[str, Any]) -> str:
     return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())
 
 
-def plan_lines(config: SweepConfig, plan: Plan, dataset: str, concurrent: int) -> list[str]:
+def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int) -> list[str]:
     """Return the plan for the terminal."""
     train = config.trial.train
     small, large = plan.sizes[0], plan.sizes[-1]
@@ -79,6 +82,23 @@ def plan_lines(config: SweepConfig, plan: Plan, dataset: str, concurrent: int) -
     time = f"about {duration(plan.seconds)}" if plan.seconds is not None else "not probed"
     lines.append(f"time      {time}; checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB")
     return lines
+
+
+def describe_domains(config: SweepConfig) -> list[str]:
+    """Return one line for each searched field."""
+    lines = []
+    for name, domain in config.space.items():
+        values = [show_value(v) for v in domain.values]
+        shown = ", ".join(values) if domain.choice else f"{values[0]} .. {values[1]}"
+        lines.append(f"{name}: {shown} ({domain.kind})")
+    return lines
+
+
+def size_name(config: SweepConfig, model: ModelConfig) -> str:
+    """Return a size as its searched fields, e.g. "d_model=64 n_layers=2"."""
+    fields = [n.split(".")[1] for n in config.space if n.startswith("model.")]
+    fields = fields or ["d_model", "n_layers"]
+    return " ".join(f"{short_name(f)}={show_value(getattr(model, f))}" for f in fields)
 
 
 def leaderboard(config: SweepConfig, record: SweepRecord, limit: int | None = 10) -> Table:

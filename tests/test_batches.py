@@ -164,6 +164,4 @@ def test_batch_on_a_gpu_holds_the_same_tokens() -> None:
     tokens = np.arange(1000, dtype=np.uint16)
     on_gpu = get_batch(tokens, 4, 8, "cuda", rng=batch_rng(0, 1))
     on_cpu = get_batch(tokens, 4, 8, "cpu", rng=batch_rng(0, 1))
-    assert all(
-        g.is_cuda and torch.equal(g.cpu(), c) for g, c in zip(on_gpu, on_cpu, strict=True)
-    )
+    assert all(g.is_cuda and torch.equal(g.cpu(), c) for g, c in zip(on_gpu, on_cpu, strict=True))

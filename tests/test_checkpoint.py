@@ -522,13 +522,13 @@ def test_flipped_bits_in_a_folder_are_never_accepted(folder: Path) -> None:
     assert load_trial_checkpoint(folder, *target).iteration == 7
 
 
-@pytest.mark.slow
-def test_no_flipped_bit_of_a_manifest_is_accepted(folder: Path) -> None:
+def test_a_flip_in_any_byte_of_a_manifest_is_refused(folder: Path) -> None:
     file = folder / MANIFEST_FILE
     content = file.read_bytes()
-    for bit in range(len(content) * 8):
+    bits = np.random.default_rng(0).integers(8, size=len(content))
+    for place, bit in enumerate(bits):
         damaged = bytearray(content)
-        damaged[bit // 8] ^= 1 << bit % 8
+        damaged[place] ^= 1 << bit
         file.write_bytes(damaged)
         with pytest.raises(CheckpointError):
             read_manifest(folder)

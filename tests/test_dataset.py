@@ -28,7 +28,7 @@ AWKWARD = [
     "tabs\tand\r\nWindows ends\r\n",
     "  leading and trailing  ",
     "\ufeffa byte-order mark",
-    "naïve café – 東京 🙂 \u0301",
+    "naïve café → 東京 🙂 \u0301",
     "\n\n\n",
     "\x01\x7f control",
 ]

@@ -247,9 +247,7 @@ def test_initial_weights_are_truncated_normals_of_the_handout() -> None:
     # Query, key, value and gate are matrices of their own, though they share a product.
     expected += [(w, (2 / (2 * width)) ** 0.5) for w in block.attention.qkv.weight.chunk(3)]
     expected += [(block.attention.out.weight, (2 / (2 * width)) ** 0.5)]
-    expected += [
-        (w, (2 / (width + inner)) ** 0.5) for w in block.feed_forward.w13.weight.chunk(2)
-    ]
+    expected += [(w, (2 / (width + inner)) ** 0.5) for w in block.feed_forward.w13.weight.chunk(2)]
     expected += [(block.feed_forward.w2.weight, (2 / (width + inner)) ** 0.5)]
     cut = 0.98658  # standard deviation of a standard normal truncated at 3
     for weight, std in expected:

@@ -1,5 +1,6 @@
 """The learning-rate schedule at its corners, and what AdamW decays."""
 
+import itertools
 import math
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_no_update_has_rate_zero(config: OptimConfig, total: int, data: st.DataO
 def test_rate_rises_then_never_rises_again(config: OptimConfig, total: int) -> None:
     rates = [learning_rate(step, config, total) for step in range(1, total + 1)]
     warmup = config.warmup_fraction * total
-    for step, (before, after) in enumerate(zip(rates, rates[1:], strict=False), start=1):
+    for step, (before, after) in enumerate(itertools.pairwise(rates), start=1):
         if step + 1 < warmup:
             assert after > before
         elif step >= warmup:

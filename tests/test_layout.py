@@ -1,0 +1,142 @@
+"""The import table, read from the source: which package may load what, and no global randomness."""
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import RunPython
+
+import trainable
+
+ROOT = Path(trainable.__file__).resolve().parents[1]
+TRAINABLE = sorted((ROOT / "trainable").glob("**/*.py"))
+SWEEP = sorted((ROOT / "sweep").glob("**/*.py"))
+SOURCES = {str(path.relative_to(ROOT)): path for path in [*TRAINABLE, *SWEEP]}
+
+HEAVY = {"ray", "mlflow", "optuna", "matplotlib", "plotly", "sweep"}
+OWN_GENERATORS = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence", "BitGenerator"}
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted name of everything imported, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute: a file must run as a script, too"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def packages(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(parsed(path))}
+
+
+def dotted(node: ast.AST) -> str:
+    """Return `a.b.c` for such an expression, with module aliases written out; else ""."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name):
+        return ""
+    first = {"np": "numpy"}.get(node.id, node.id)
+    return ".".join([first, *reversed(parts)])
+
+
+def is_script(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        for node in parsed(path).body
+    )
+
+
+SCRIPTS = [name for name, path in SOURCES.items() if is_script(path)]
+
+
+@pytest.mark.parametrize("name", [str(path.relative_to(ROOT)) for path in TRAINABLE])
+def test_trainable_imports_nothing_of_the_search(name: str) -> None:
+    allowed = {"ray"} if name == "trainable/tune_trainable.py" else set()
+    assert packages(SOURCES[name]) & HEAVY == allowed
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_no_global_random_state_is_used(name: str) -> None:
+    tree = parsed(SOURCES[name])
+    for imported in imports(tree):
+        parent, _, leaf = imported.rpartition(".")
+        assert parent != "random" or leaf in ("Random", "SystemRandom"), imported
+        assert imported not in ("torch.manual_seed", "torch.seed", "numpy.random.seed"), imported
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = dotted(node.func)
+        parent, _, leaf = called.rpartition(".")
+        place = f"{name}:{node.lineno}: {called}"
+        assert leaf != "manual_seed" or parent not in ("torch", "torch.random"), place
+        assert leaf != "manual_seed_all", place
+        if parent == "numpy.random":
+            assert leaf in OWN_GENERATORS, place
+        if parent == "random":
+            assert leaf in ("Random", "SystemRandom"), place
+        if parent == "torch" and leaf in DRAWS:
+            assert "generator" in {keyword.arg for keyword in node.keywords}, place
+
+
+def test_config_does_not_load_torch(run_python: RunPython) -> None:
+    code = (
+        "import sys; import trainable.config, trainable.counts, trainable.settings\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stdout.split()) & {"torch", "numpy", "ray", "tyro"}
+
+
+def test_importing_does_nothing_visible(
+    run_python: RunPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("HOME", "LM_SWEEP_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(variable, str(home))
+    names = [
+        f"trainable.{p.stem}" for p in TRAINABLE if p.stem not in ("__init__", "tune_trainable")
+    ]
+    code = (
+        "import logging, os, sys, importlib\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "assert not logging.root.handlers\n"
+        "assert not os.listdir('.')"
+    )
+    done = run_python("-c", code, *names)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_shows_its_help_from_another_folder(name: str, run_python: RunPython) -> None:
+    done = run_python(SOURCES[name], "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script_uses_the_checkout_it_lies_in(
+    name: str, tmp_path: Path, run_python: RunPython
+) -> None:
+    """An installed copy elsewhere must not be picked up: this checkout's packages exit with 7."""
+    for package in ("trainable", "sweep"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit(7)\n")
+    assert run_python(tmp_path / name, "--help").returncode == 7
+
+
+def test_the_scripts_are_found() -> None:
+    assert {"trainable/local.py", "trainable/generate.py", "trainable/prepare.py"} <= set(SCRIPTS)

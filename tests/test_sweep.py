@@ -1,0 +1,250 @@
+"""The main job end to end: real processes, real Ray, a real MLflow store, small sizes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweep.mlflow_runs import RUN_STATUS
+from sweep.results import SweepRecord
+from trainable.corpus import TextFiles
+from trainable.prepare import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEP = """
+num_samples: 6
+space:
+  optim.lr: {loguniform: [1e-5, 3e-2]}
+  model.d_model: {choice: [16, 32]}
+start_points:
+  - {optim.lr: 1e-2, model.d_model: 32}
+asha: {reduction_factor: 2}
+trial:
+  data: {dataset: data/words}
+  model: {n_layers: 1, head_dim: 16, context_length: 32}
+  train: {steps: 40, batch_size: 4, eval_every: 10, eval_tokens: 512}
+"""
+
+
+def make_project(home: Path) -> Path:
+    """Make a project folder with a small dataset and a sweep's config; return the config."""
+    text = home / "text"
+    text.mkdir(parents=True)
+    for n in range(30):
+        words = " ".join(f"def f{i}(x): return x + {i * n}" for i in range(40))
+        (text / f"{n:02d}.txt").write_text(words + "\n")
+    prepare(TextFiles([text]), home / "data" / "words")
+    config = home / "sweep.yaml"
+    config.write_text(SWEEP)
+    return config
+
+
+def run(home: Path, script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+    """Run a command of the checkout from a folder that is not the project's."""
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
+    env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *arguments],
+        cwd=elsewhere,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished_sweep(tmp_path_factory):
+    """A project in which the sweep "small" has run; with the run's output."""
+    home = tmp_path_factory.mktemp("project")
+    config = make_project(home)
+    done = run(home, "sweep/run.py", "--config", str(config), "--name", "small")
+    assert done.returncode == 0, done.stderr + done.stdout
+    return home, done
+
+
+def test_each_trial_has_exactly_one_outcome(finished_sweep):
+    home, _ = finished_sweep
+    lines = (home / "results/small/events.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    ended = [event["trial"] for event in events if event["event"] == "outcome"]
+    assert sorted(ended) == [f"t{n:03d}" for n in range(6)]
+    record = SweepRecord.read(home / "results/small")
+    assert {trial.outcome for trial in record.trials.values()} <= {"finished", "stopped"}
+    for trial in record.trials.values():
+        steps = [evaluation["step"] for evaluation in trial.evaluations]
+        assert steps == list(range(0, trial.step + 1, 10))
+        if trial.outcome == "stopped":
+            assert trial.rung == trial.step
+            assert trial.rung in (10, 20)
+        else:
+            assert trial.step == 40
+
+
+def test_early_stopping_saves_steps_and_spares_the_best(finished_sweep):
+    home, _ = finished_sweep
+    record = SweepRecord.read(home / "results/small")
+    assert sum(trial.step for trial in record.trials.values()) < 6 * 40
+    assert record.best.outcome == "finished"
+    first_rung = {t.name: t.evaluations[1]["val_loss"] for t in record.trials.values()}
+    stopped_there = [t.name for t in record.trials.values() if t.rung == 10]
+    assert stopped_there
+    assert min(first_rung, key=first_rung.get) not in stopped_there
+
+
+def test_output_fits_the_eye(finished_sweep):
+    _, done = finished_sweep
+    lines = done.stdout.splitlines()
+    assert len(lines) < 80
+    assert done.stderr == ""
+    assert not re.search(r"ray|raylet|\(pid=|WARNING|Traceback", done.stdout, re.IGNORECASE)
+    assert re.search(r"^best: t\d{3} lr=", done.stdout, re.MULTILINE)
+    assert "best learning rate for each model size" in done.stdout
+    for words in ("sweep/best.py small", "--resume small --num-samples 12", "ui"):
+        assert words in done.stdout
+
+
+def test_mlflow_agrees_with_the_record(finished_sweep):
+    home, _ = finished_sweep
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "lm-sweep"]
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.data.tags["sweep.trial"]: run for run in runs if run is not parent}
+    record = SweepRecord.read(home / "results/small")
+    assert children.keys() == record.trials.keys()
+    assert parent.info.run_name == "small"
+    assert parent.info.status == "FINISHED"
+    assert parent.inputs.dataset_inputs[0].dataset.name == "words"
+    assert parent.data.metrics["best_val_loss"] == record.best.best_val_loss
+    for name, trial in record.trials.items():
+        run = children[name]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.tags["outcome"] == trial.outcome
+        assert run.info.status == RUN_STATUS[trial.outcome]
+        assert float(run.data.params["optim.lr"]) == pytest.approx(
+            trial.params["optim.lr"], rel=1e-3
+        )
+        history = client.get_metric_history(run.info.run_id, "val_loss")
+        curve = sorted((point.step, point.value) for point in history)
+        assert curve == [(e["step"], e["val_loss"]) for e in trial.evaluations]
+
+
+def test_best_checkpoint_restores_to_the_same_loss_and_generates(finished_sweep):
+    home, _ = finished_sweep
+    done = run(home, "sweep/best.py", "small", "--register", "words")
+    assert done.returncode == 0, done.stderr
+    assert "the same to the last bit" in done.stdout
+    record = SweepRecord.read(home / "results/small")
+    assert f"recorded {record.best.best_val_loss!r}" in done.stdout
+    assert "registered as words version 1" in done.stdout
+    exported = home / "results/small/best"
+    assert {p.name for p in exported.iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+    }
+    text = run(home, "trainable/generate.py", str(exported), "--prompt", "def ")
+    assert text.returncode == 0, text.stderr
+    assert text.stdout.startswith("def ")
+
+
+def test_status_shows_sweep_and_trials(finished_sweep):
+    home, _ = finished_sweep
+    everything = run(home, "sweep/status.py")
+    assert re.search(r"small\s+complete\s+6/6", everything.stdout)
+    one = run(home, "sweep/status.py", "small")
+    assert one.returncode == 0, one.stderr
+    assert all(f"t{n:03d}" in one.stdout for n in range(6))
+
+
+def test_nothing_is_left_behind(finished_sweep):
+    home, _ = finished_sweep
+    marker = str(home)
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            assert marker not in (process / "environ").read_bytes().decode(errors="replace") or (
+                process.name == str(os.getpid())
+            )
+        except OSError:
+            continue  # it ended while we looked
+
+
+def test_a_taken_name_is_refused(finished_sweep):
+    home, _ = finished_sweep
+    before = (home / "results/small/events.jsonl").read_bytes()
+    done = run(home, "sweep/run.py", "--config", str(home / "sweep.yaml"), "--name", "small")
+    assert done.returncode == 2
+    assert "exists" in done.stderr
+    assert "--resume small" in done.stderr
+    assert (home / "results/small/events.jsonl").read_bytes() == before
+
+
+def test_impossible_resources_are_refused_at_once(finished_sweep):
+    home, _ = finished_sweep
+    config = ("--config", str(home / "sweep.yaml"))
+    for flags in (("--cpus-per-trial", "4096"), ("--gpus-per-trial", "512")):
+        done = run(home, "sweep/run.py", *config, *flags)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(finished_sweep):
+    home, _ = finished_sweep
+    before = sorted((home / "results").iterdir())
+    done = run(home, "sweep/run.py", "--config", str(home / "sweep.yaml"), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    for word in ("trials", "parameters", "FLOP", "tokens", "rungs", "time", "MiB"):
+        assert word in done.stdout
+    assert sorted((home / "results").iterdir()) == before
+
+
+@pytest.mark.slow
+def test_a_finished_sweep_can_be_extended(tmp_path):
+    config = make_project(tmp_path)
+    flags = ("--config", str(config), "--name", "grown", "--num-samples", "3")
+    assert run(tmp_path, "sweep/run.py", *flags).returncode == 0
+    first = SweepRecord.read(tmp_path / "results/grown")
+    done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "5")
+    assert done.returncode == 0, done.stderr
+    record = SweepRecord.read(tmp_path / "results/grown")
+    assert len(record.trials) == 5
+    assert record.sessions == 2
+    for name, trial in first.trials.items():
+        assert record.trials[name] == trial
+    params = [tuple(trial.params.values()) for trial in record.trials.values()]
+    assert len(set(params)) == 5
+
+
+@pytest.mark.slow
+def test_same_seed_and_one_worker_give_the_same_sweep_twice(tmp_path):
+    config = make_project(tmp_path)
+    seen = []
+    for name in ("once", "again"):
+        flags = ("--config", str(config), "--name", name, "--max-concurrent", "1")
+        # Few random trials first, so that TPE's own choices are compared, too.
+        done = run(tmp_path, "sweep/run.py", *flags, "--search.startup-trials", "3")
+        assert done.returncode == 0, done.stderr
+        record = SweepRecord.read(tmp_path / "results" / name)
+        seen.append(
+            {
+                trial.name: (
+                    trial.params,
+                    trial.outcome,
+                    [(e["step"], e["val_loss"], e.get("train_loss")) for e in trial.evaluations],
+                )
+                for trial in record.trials.values()
+            }
+        )
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 6
