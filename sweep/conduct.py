@@ -19,7 +19,8 @@ from sweep.folder import (
     next_name,
     write_sweep,
 )
-from sweep.mlflow_runs import MlflowRuns, page_address
+from sweep.mlflow_runs import MlflowRuns
+from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
 from sweep.plan import make_plan
 from sweep.progress import Progress

@@ -12,13 +12,13 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from sweep.errors import SweepError
 from sweep.events import Event, read_events_from
 from sweep.folder import SweepFile
+from sweep.mlflow_view import view_tag
 from sweep.results import Outcome, SweepRecord, TrialRecord
-from sweep.space import show_value
+from sweep.space import short_name, show_value
 from sweep.tables import best_by_size, command, counts_text, params_text
 from trainable.counts import parameter_count
 from trainable.files import write_atomic
@@ -195,7 +195,7 @@ class MlflowRuns:
         run = self._client.create_run(
             self.experiment_id,
             start_time=int(event["time"] * 1000),
-            run_name=f"{trial.name} {params_text(trial.params)}",
+            run_name=_run_name(trial),
             tags={
                 **self._common_tags(),
                 "mlflow.parentRunId": self.parent,
@@ -307,6 +307,8 @@ class MlflowRuns:
             },
         )
         run_id = str(run.info.run_id)
+        view = view_tag(self._folder.name, config, identity.created)
+        self._client.set_experiment_tag(self.experiment_id, *view)
         values = {
             "num_samples": config.num_samples,
             "seed": config.seed,
@@ -395,20 +397,15 @@ def _tune_sqlite(uri: str, statement: str) -> None:
     database.close()
 
 
+def _run_name(trial: TrialRecord) -> str:
+    """Return a name that MLflow's pages do not cut: the trial and its first searched value."""
+    field, value = next(iter(trial.params.items()))
+    shown = f"{value:.3g}" if isinstance(value, float) else value
+    return f"{trial.name} {short_name(field)}={shown}"
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"  # a container's uid may have no name
-
-
-def page_address(experiment_id: str, sweep_name: str) -> str:
-    """Return the page of the sweep's trials on a local `mlflow ui`, the best first."""
-    query = {
-        "workflowType": "machine_learning",
-        "searchFilter": f"tags.`sweep.name` = '{sweep_name}'",
-        "orderByKey": "metrics.`best_val_loss`",
-        "orderByAsc": "true",
-    }
-    words = urlencode(query, quote_via=quote)
-    return f"http://127.0.0.1:5000/#/experiments/{experiment_id}?{words}"
