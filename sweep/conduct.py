@@ -136,6 +136,7 @@ def _conduct(
         try:
             # MLflow opens its store while Ray starts.
             with interruption, ray_started(machine):
+                interruption.arm()
                 if tracker and not tracker.wait_connected(CONNECT_SECONDS):
                     console.print(f"MLflow is away, training goes on: {tracker.trouble}")
                 log.append(

@@ -41,15 +41,12 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record the first start in this session; a restart is recorded by on_trial_recover."""
-        name = trial.config["name"]
-        if name not in self._started:
-            self._started.add(name)
-            self._log.append("trial_started", trial=name, params=trial.config["params"])
+        self._require_started(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial goes on after its worker died or raised."""
-        reason = failure_reason(trial)
-        self._log.append("trial_restarted", trial=trial.config["name"], reason=reason)
+        name = self._require_started(trial)
+        self._log.append("trial_restarted", trial=name, reason=failure_reason(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -104,9 +101,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial failed for good."""
-        name = trial.config["name"]
-        if name not in self._started:
-            self.on_trial_start(iteration, trials, trial)
+        name = self._require_started(trial)
         step = self._record.trials[name].step
         self._end(name, "failed", step=step, reason=failure_reason(trial))
 
@@ -115,6 +110,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         for trial in self._record.unfinished:
             if trial.name in self._started and trial.outcome is None:
                 self._end(trial.name, "interrupted", step=trial.step)
+
+    def _require_started(self, trial: Trial) -> str:
+        """Return the trial's name; record its start, if a worker died before it had begun."""
+        name: str = trial.config["name"]
+        if name not in self._started:
+            self._started.add(name)
+            self._log.append("trial_started", trial=name, params=trial.config["params"])
+        return name
 
     def _end(
         self,
@@ -132,10 +135,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 
 def failure_reason(trial: Trial) -> str:
-    """Return the last telling line of a trial's error."""
-    error = trial.get_error()
-    cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    text = lines[-1] if lines else "no reason given"
-    name = type(cause).__name__
-    return (text if name in text else f"{name}: {text}")[:500]
+    """Return the telling line of a trial's last error: why its worker died, or what it raised."""
+    try:
+        # Written here just now; Tune's own copy in the storage folder follows later.
+        text = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "no reason given"
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    if not lines:
+        return "no reason given"
+    return (lines[0] if "died" in lines[0] else lines[-1])[:500]

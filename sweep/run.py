@@ -13,9 +13,10 @@ from trainable.errors import ConfigError
 from trainable.paths import config_file
 from trainable.settings import parse_flags, pop_option, read_yaml, run_command, validate
 
+SHIPPED = "sweep.yaml"
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
 
---config FILE: another YAML file than the default sweep's.
+--config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples.
 --dry-run: print the plan only."""
 
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
         from sweep.conduct import resume_sweep  # torch takes seconds to import: not for --help
 
         return resume_sweep(find_sweep(name), stored, config, dry_run=dry_run)
-    source = Path(path) if path else config_file("sweep.yaml")
+    source = config_file(path or SHIPPED)
     default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
     from sweep.conduct import start_sweep

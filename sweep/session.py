@@ -13,6 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from sweep.config import SweepConfig
+from sweep.errors import SweepError
 from sweep.events import EventLog
 from sweep.placement import Machine
 from sweep.results import SweepRecord
@@ -86,14 +87,19 @@ def run_trials(
     """Run the trials that are still to do, until the last has ended or a signal stops them.
 
     `record` and `log` take in all that happens. Ray must have been started.
+
+    Raises:
+        SweepError: Ray died under the trials.
     """
     from ray import tune
 
     from sweep.recorder import Recorder
     from sweep.scheduler import build_scheduler
     from sweep.searcher import SweepSearch
+    from sweep.watch import NodeWatch
     from trainable.tune_trainable import LanguageModelTrial
 
+    watch = NodeWatch()
     unfinished = record.unfinished
     to_do = config.num_samples - len(record.trials) + len(unfinished)
     checkpoints = {
@@ -115,12 +121,17 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[Recorder(config, folder, record, log)],
+            callbacks=[Recorder(config, folder, record, log), watch],
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
             verbose=0,
         ),
     )
     tuner.fit()
+    if watch.died:
+        raise SweepError(
+            f"sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
+            f"go on with `python sweep/run.py --resume {folder.name}`"
+        )
 
 
 def trial_name(trial: "Trial") -> str:
@@ -139,8 +150,14 @@ class Interruption:
         self.signal: int | None = None
 
     def __enter__(self) -> "Interruption":
-        self._old = {n: signal.signal(n, self._on_signal) for n in _SIGNALS}
+        self._old = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.arm()
         return self
+
+    def arm(self) -> None:
+        """Install the handlers, again after Ray has started: its own ends the process at once."""
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():

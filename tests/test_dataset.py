@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trainable.config import DataConfig
 from trainable.corpus import END_OF_TEXT, PIECE_CHARACTERS, StandardLibrary, TextFiles
@@ -124,11 +124,11 @@ def test_separators_split_a_file_into_documents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("letter", ["a", "word ", "é"])
 def test_separator_across_the_chunk_boundary(tmp_path: Path, letter: str) -> None:
     file = tmp_path / "big.txt"
-    for before in range(len(END_OF_TEXT) + 1):
-        size = PIECE_CHARACTERS - before
+    for chunks, before in itertools.product((1, 2), range(len(END_OF_TEXT) + 1)):
+        size = chunks * PIECE_CHARACTERS - before
         first = (letter.encode() * size)[:size].decode(errors="ignore")
         file.write_text(f"{first}{END_OF_TEXT}second", encoding="utf-8")
-        assert texts_of(TextFiles([file])) == [first, "second"], f"{before} bytes before"
+        assert texts_of(TextFiles([file])) == [first, "second"], (chunks, before)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,16 @@ def test_byte_tokenizer_has_the_separator_last() -> None:
     tokenizer = byte_tokenizer()
     assert tokenizer.get_vocab_size() == 257
     assert tokenizer.encode(f"a{END_OF_TEXT}b").ids == [97, 256, 98]
+
+
+def test_every_byte_has_its_token() -> None:
+    tokenizer = byte_tokenizer()
+    characters = [*map(chr, range(1, 0x800)), "\u20ac", "\ud7ff", "\U0010ffff"]
+    text = "".join(characters)  # holds every byte that UTF-8 text can hold
+    ids = tokenizer.encode(text).ids
+    assert ids == list(text.encode())
+    assert tokenizer.decode(ids) == text
+    assert set(tokenizer.get_vocab()) == {*pre_tokenizers.ByteLevel.alphabet(), END_OF_TEXT}
 
 
 def test_bpe_vocabulary_without_room_for_the_bytes_is_refused() -> None:
@@ -296,7 +306,7 @@ def test_command_prepares_what_it_says(
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"took more than {seconds} s")
+        pytest.fail(f"took more than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)
@@ -458,6 +468,13 @@ def test_unfit_raw_file_is_refused_by_name(folder: Path, name: str, fault: str) 
     SPOILT_RAW[fault](folder / name)
     with time_limit(20), pytest.raises(DataError, match=name):
         open_dataset(raw_config(folder), 16)
+
+
+def test_npy_file_under_another_name_is_refused_whatever_the_vocabulary(folder: Path) -> None:
+    for split in ("train", "val"):
+        (folder / f"{split}.npy").rename(folder / f"{split}.bin")
+    with pytest.raises(DataError, match="npy"):
+        open_dataset(raw_config(folder, vocab_size=65_536), 16)
 
 
 def test_npy_header_with_any_bit_flipped_is_refused_or_harmless(folder: Path) -> None:

@@ -128,9 +128,7 @@ def test_a_damaged_line_is_an_error_that_says_where(tmp_path: Path, damaged: byt
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_number_that_is_none_is_not_written(
-    log: EventLog, tmp_path: Path, value: float
-) -> None:
+def test_a_number_that_is_none_is_not_written(log: EventLog, tmp_path: Path, value: float) -> None:
     heard: list[Event] = []
     log.listen(heard.append)
     with pytest.raises(ValueError, match="[Oo]ut of range"):

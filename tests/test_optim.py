@@ -43,6 +43,7 @@ def test_warm_up_over_all_steps_rises_up_to_the_last(schedule: str) -> None:
     config = optim(schedule=schedule, warmup_fraction=1.0, decay_fraction=0.0)
     rates = [learning_rate(step, config, 50) for step in range(1, 50)]
     assert rates == pytest.approx([2.0 * step / 50 for step in range(1, 50)])
+    assert 0 < learning_rate(50, config, 50) <= 2.0
 
 
 def test_wsd_corners() -> None:

@@ -133,7 +133,11 @@ def test_a_combination_that_the_trial_refuses_is_named() -> None:
 
 def test_values_that_only_fit_each_other_are_accepted() -> None:
     # 36 is no multiple of the base trial's head_dim 16, but of both that are searched.
-    space = {"model.d_model": {"choice": [36, 72]}, "model.head_dim": {"choice": [12, 18]}}
+    space = {
+        "model.d_model": {"choice": [36, 72]},
+        "model.n_layers": {"int": [1, 3]},
+        "model.head_dim": {"choice": [12, 18]},
+    }
     assert sweep_config(space=space).trial_config({"model.d_model": 36, "model.head_dim": 18})
 
 
@@ -141,6 +145,7 @@ def test_a_bad_combination_is_found_in_a_large_space() -> None:
     space = {
         "model.d_model": {"choice": [32, 48]},
         "model.n_layers": {"int": [1, 64]},
+        "model.d_ff": {"int": [64, 127]},
         "train.batch_size": {"int": [1, 64]},
         "model.head_dim": {"choice": [16, 32]},
     }

@@ -35,7 +35,9 @@ def load_refusal(folder: Path, text: str) -> str:
     return message
 
 
-@pytest.mark.parametrize("path", [p for p in SHIPPED if p.name != "trial.yaml"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [p for p in SHIPPED if p.name != "trial.yaml"], ids=lambda p: p.name
+)
 def test_shipped_sweeps_are_valid(path: Path) -> None:
     config = validate(SweepConfig, read_yaml(path), path.name)
     assert config.rungs, "the shipped sweeps stop trials early"
@@ -143,7 +145,22 @@ def test_names_that_are_allowed(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "../x", "/x", "a/b", "a\\b", ".", "..", ".hidden", "-x", "a\n", "a b", "x" * 300, "é", "a\0"],
+    [
+        "",
+        "../x",
+        "/x",
+        "a/b",
+        "a\\b",
+        ".",
+        "..",
+        ".hidden",
+        "-x",
+        "a\n",
+        "a b",
+        "x" * 300,
+        "é",
+        "a\0",
+    ],
 )
 def test_names_that_could_leave_the_results_folder_are_refused(name: str) -> None:
     assert "name = " in refusal(name=name)
@@ -300,7 +317,9 @@ def test_a_flag_on_a_searched_size_leaves_that_size(plan: Any, flag: list[str]) 
     assert "optim.lr: 0.0001 .. 0.01" in text
 
 
-@pytest.mark.parametrize("flag", ["--trial.model.tie-embeddings", "--trial.model.no-tie-embeddings"])
+@pytest.mark.parametrize(
+    "flag", ["--trial.model.tie-embeddings", "--trial.model.no-tie-embeddings"]
+)
 def test_a_flag_on_a_searched_switch_takes_it_out_of_the_search(plan: Any, flag: str) -> None:
     assert "model.tie_embeddings:" not in plan(flag)
 
@@ -327,7 +346,13 @@ def test_help_and_a_misspelt_flag(run_python: RunPython) -> None:
     script = PACKAGE_PARENT / "sweep" / "run.py"
     told = run_python(script, "--help")
     assert told.returncode == 0
-    for word in ("--num-samples", "--resume NAME", "--config FILE", "--dry-run", "--trial.optim.lr"):
+    for word in (
+        "--num-samples",
+        "--resume NAME",
+        "--config FILE",
+        "--dry-run",
+        "--trial.optim.lr",
+    ):
         assert word in told.stdout
     assert told.stderr == ""
     wrong = run_python(script, "--num-sample", "3")

@@ -109,6 +109,15 @@ def test_train_loss_is_the_mean_since_the_last_evaluation(tiny_config: MakeConfi
     assert tenth.grad_norm == pytest.approx(norms[9])
 
 
+def test_each_update_has_its_own_rate(tiny_config: MakeConfig) -> None:
+    config = tiny_config()
+    trainer = Trainer(config)
+    for step in (1, 2, 10, 20):
+        trainer.train_step(step)
+        used = {group["lr"] for group in trainer.optimizer.param_groups}
+        assert used == {learning_rate(step, config.optim, 20)}
+
+
 def test_gradient_norm_is_reported_before_clipping_and_clipped(tiny_config: MakeConfig) -> None:
     still = {"optim.weight_decay": 0.0, "optim.warmup_fraction": 0.0, "optim.eps": 1e-3}
     moved, norms = {}, {}

@@ -116,7 +116,7 @@ def _profiler(trace: str | None) -> Iterator[None]:
 def main(argv: list[str]) -> int:
     """Run the command."""
     path, flags = pop_option(argv, "--config")
-    source = Path(path) if path else config_file("trial.yaml")
+    source = config_file(path or "trial.yaml")
     default = validate(LocalConfig, read_yaml(source), str(source))
     about = f"One trial, locally. --config FILE names another YAML file than {source.name}."
     return train(parse_flags(LocalConfig, default, flags, "local.py", about))

@@ -27,6 +27,6 @@ def in_project(path: str | Path) -> Path:
 
 
 def config_file(name: str) -> Path:
-    """Return a configuration file shipped with the project, e.g. `sweep.yaml`."""
-    checkout = PACKAGE_PARENT / "configs" / name
-    return checkout if checkout.is_file() else PACKAGE_PARENT / "sweep" / "configs" / name
+    """Return a user's configuration file, or one shipped with the project, e.g. `smoke.yaml`."""
+    shipped = (PACKAGE_PARENT / "configs" / name, PACKAGE_PARENT / "sweep" / "configs" / name)
+    return next((path for path in (Path(name), *shipped) if path.is_file()), Path(name))

@@ -67,9 +67,10 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
             notice = _memory_notice(error)
             self._trainer = self._evaluations = None
             return self._lost("out_of_memory", notice, step=trainer.iteration)
+        told, self._notice = self._notice, None
         return {
             **evaluation.metrics(),
-            "notice": self._notice,
+            "notice": told,
             "outcome": None,
             DONE: evaluation.step >= trainer.config.train.steps,
             SHOULD_CHECKPOINT: evaluation.step > 0,

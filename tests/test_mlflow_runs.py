@@ -1,0 +1,630 @@
+"""A sweep in MLflow: what its pages show, once, whatever fails on the way. Real stores only."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from conftest import RunPython
+from sweep_samples import (
+    ended,
+    evaluated,
+    event,
+    new_sweep,
+    run_of,
+    saved,
+    session,
+    started,
+    sweep_config,
+    write_events,
+)
+
+from sweep.errors import SweepError
+from sweep.events import Event, read_events
+from sweep.folder import SweepFile
+from sweep.mlflow_runs import (
+    RUN_STATUS,
+    STATE_FILE,
+    MlflowRuns,
+    open_client,
+    tracking_uri,
+)
+from sweep.mlflow_view import page_address
+from sweep.registry import register_model
+from sweep.results import OUTCOMES
+from sweep.tracking import Tracker
+from trainable.config import TrialConfig
+from trainable.counts import parameter_count
+from trainable.export import export_model, load_model
+from trainable.model import Transformer
+from trainable.paths import PACKAGE_PARENT
+
+Stored = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an sqlite store that MLflow made, which takes it seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the project a store of its own; return its file."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Path(shutil.copyfile(empty_store, project / "mlflow.db"))
+
+
+def deliver(folder: Path, sweep: SweepFile) -> MlflowRuns:
+    """Deliver a sweep's record as a new process would."""
+    runs = MlflowRuns(folder, sweep)
+    runs.connect()
+    runs.deliver_new()
+    runs.finish()
+    return runs
+
+
+def stored(uri: str | None = None) -> Stored:
+    """Return all that the store holds of a sweep's runs, by the trial's name, "" for the parent."""
+    client = open_client(uri or tracking_uri())
+    found: Stored = {}
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    for run in client.search_runs(experiments):
+        name = run.data.tags.get("sweep.trial", "")
+        assert name not in found, f"the run of {name or 'the parent'} is doubled"
+        found[name] = {
+            "id": run.info.run_id,
+            "name": run.info.run_name,
+            "status": run.info.status,
+            "times": (run.info.start_time, run.info.end_time),
+            "tags": dict(run.data.tags),
+            "params": dict(run.data.params),
+            "curves": {
+                key: [
+                    (m.step, m.value, m.timestamp)
+                    for m in client.get_metric_history(run.info.run_id, key)
+                ]
+                for key in run.data.metrics
+            },
+            "latest": dict(run.data.metrics),
+            "datasets": [
+                (d.dataset.name, d.dataset.digest, [(t.key, t.value) for t in d.tags])
+                for d in run.inputs.dataset_inputs
+            ],
+        }
+    return found
+
+
+def whole_story() -> list[Event]:
+    """Return a small sweep from its first event to its last."""
+    return [
+        session(num_samples=3),
+        started("t000", lr=1e-3),
+        started("t001", lr=3.16227766e-3, d_model=64),
+        evaluated("t000", 0, 5.5, lr=0.0),
+        evaluated("t001", 0, 5.25),
+        evaluated("t000", 10, 4.0, lr=1e-3),
+        saved("t000", 10, 4.0),
+        evaluated("t001", 10, 4.5),
+        ended("t001", "stopped", step=10),
+        started("t002", lr=9e-3),
+        evaluated("t002", 0, 5.5),
+        evaluated("t000", 20, 4.25, lr=5e-4),
+        ended("t002", "diverged", step=7, reason="loss nan at step 7"),
+        event("notice", trial="t000", text="a notice"),
+        event("trial_restarted", trial="t000", reason="worker died"),
+        evaluated("t000", 80, 3.0, lr=1e-4),
+        ended("t000", "finished"),
+        event("session_ended", completed=True, time=1_700_000_100.0),
+    ]
+
+
+def test_a_sweep_is_one_parent_with_a_child_for_each_trial(store: Path) -> None:
+    folder, sweep = new_sweep("one")
+    write_events(folder, whole_story())
+    runs = deliver(folder, sweep)
+    found = stored()
+    assert set(found) == {"", "t000", "t001", "t002"}
+    parent = found.pop("")
+    assert (parent["name"], parent["id"], parent["status"]) == ("one", runs.parent, "FINISHED")
+    assert parent["times"] == (1_700_000_000_000, 1_700_000_100_000)
+    assert "mlflow.parentRunId" not in parent["tags"]
+    for run in found.values():
+        assert run["tags"]["mlflow.parentRunId"] == parent["id"]
+    # MLflow's pages cut names at about 20 characters.
+    shown = {name: run["name"] for name, run in found.items()}
+    assert shown == {"t000": "t000 lr=0.001", "t001": "t001 lr=0.00316", "t002": "t002 lr=0.009"}
+    outcomes = {name: run["tags"]["outcome"] for name, run in found.items()}
+    assert outcomes == {"t000": "finished", "t001": "stopped", "t002": "diverged"}
+    assert found["t001"]["tags"]["outcome.rung"] == "10"
+    assert found["t002"]["tags"]["outcome.step"] == "7"
+    assert found["t002"]["tags"]["outcome.reason"] == "loss nan at step 7"
+    assert "outcome.rung" not in found["t000"]["tags"]
+
+
+def test_the_outcomes_have_the_statuses_that_mlflow_draws(store: Path) -> None:
+    assert RUN_STATUS == {
+        "finished": "FINISHED",
+        "stopped": "FINISHED",
+        "diverged": "FINISHED",
+        "out_of_memory": "FAILED",
+        "failed": "FAILED",
+        "interrupted": "KILLED",
+    }
+    folder, sweep = new_sweep("all")
+    stories = [run_of(f"t{n:03d}", {0: 5.0}, outcome) for n, outcome in enumerate(OUTCOMES)]
+    last = event("session_ended", completed=False)
+    write_events(folder, session(), *stories, run_of("t009", {0: 5.0}, None), last)
+    deliver(folder, sweep)
+    found = stored()
+    for number, outcome in enumerate(OUTCOMES):
+        run = found[f"t{number:03d}"]
+        assert (run["status"], run["tags"]["outcome"]) == (RUN_STATUS[outcome], outcome)
+    assert (found["t009"]["status"], "outcome" in found["t009"]["tags"]) == ("RUNNING", False)
+    assert found[""]["status"] == "KILLED"
+
+
+def test_curves_are_drawn_against_the_step_with_the_best_so_far(store: Path) -> None:
+    folder, sweep = new_sweep("curves")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    found = stored()
+    curves = found["t000"]["curves"]
+    assert set(curves) == {"val_loss", "best_val_loss", "lr"}
+    assert [(s, v) for s, v, _ in curves["val_loss"]] == [
+        (0, 5.5),
+        (10, 4.0),
+        (20, 4.25),
+        (80, 3.0),
+    ]
+    best = [(s, v) for s, v, _ in curves["best_val_loss"]]
+    assert best == [(0, 5.5), (10, 4.0), (20, 4.0), (80, 3.0)]
+    assert [t for _, _, t in curves["val_loss"]] == [
+        1_700_000_000_000 + 1_000 * step for step in (0, 10, 20, 80)
+    ]
+    # The parent's curve falls as trials end, and the tables show its latest value.
+    assert [v for _, v, _ in found[""]["curves"]["best_val_loss"]] == [4.0, 4.0, 3.0]
+    assert found[""]["latest"]["best_val_loss"] == 3.0
+
+
+def test_a_trial_shows_all_that_decides_it(store: Path) -> None:
+    folder, sweep = new_sweep("params")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    run = stored()["t001"]
+    config = sweep.config.trial_config({"optim.lr": 3.16227766e-3, "model.d_model": 64})
+    assert TrialConfig.model_validate_json(run["tags"]["sweep.config"]) == config
+    params = run["params"]
+    assert (params["optim.lr"], params["model.d_model"]) == ("0.003162", "64")
+    assert (params["model.n_heads"], params["model.d_ff"]) == ("4", str(config.model.ff_width))
+    assert params["train.seed"] == "0"
+    assert params["parameters"] == str(parameter_count(config.model, 257))
+
+
+def test_the_parent_shows_the_search_the_data_and_the_best(store: Path) -> None:
+    folder, sweep = new_sweep("parent")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    parent = stored()[""]
+    assert parent["datasets"] == [("none", "da7a5e7", [("mlflow.data.context", "training")])]
+    assert parent["params"]["num_samples"] == "8"
+    assert parent["params"]["rungs"] == "10, 20, 40"
+    assert parent["params"]["space.optim.lr"] == "loguniform [0.0001, 0.01]"
+    tags = parent["tags"]
+    assert (tags["sweep.name"], tags["sweep.id"]) == ("parent", "id-of-parent")
+    assert tags["mlflow.source.git.commit"] == "0123abc"
+    assert tags["version.torch"] == "2"
+    assert (tags["best.trial"], tags["best.params"]) == ("t000", "lr=0.001 d_model=32")
+    assert tags["outcomes"] == "1 finished, 1 stopped, 1 diverged"
+    note = tags["mlflow.note.content"]
+    assert note.startswith("**Best: val_loss 3.0000** with lr=0.001 d_model=32 (t000)")
+    assert "best.py parent`" in note
+    assert "\n| 32 | 0.001 | 3.0000 | 2 | 1 |" in note
+
+
+def test_delivering_again_without_our_notes_changes_nothing(store: Path) -> None:
+    folder, sweep = new_sweep("twice")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    first = stored()
+    for loss in (lambda p: None, Path.unlink, lambda p: p.write_text("{", encoding="utf-8")):
+        loss(folder / STATE_FILE)
+        deliver(folder, sweep)
+        assert stored() == first
+
+
+def test_events_are_delivered_once_as_they_come(store: Path) -> None:
+    folder, sweep = new_sweep("pieces")
+    runs = MlflowRuns(folder, sweep)
+    runs.connect()
+    assert runs.deliver_new() == 0
+    for told in whole_story():
+        write_events(folder, told)
+        assert runs.deliver_new() == 1
+        assert runs.deliver_new() == 0
+    in_pieces = stored()
+    write_events(new_sweep("whole")[0], whole_story())
+    curves = {name: run["curves"] for name, run in in_pieces.items()}
+    assert [v for _, v, _ in curves["t000"]["best_val_loss"]] == [5.5, 4.0, 4.0, 3.0]
+    assert sum(len(rows) for curve in curves.values() for rows in curve.values()) == 21
+    assert in_pieces[""]["status"] == "FINISHED"
+
+
+@pytest.mark.parametrize("known", [0, 2, 6, 10, 16])
+def test_a_crash_before_our_notes_are_saved_doubles_nothing(store: Path, known: int) -> None:
+    """The store got the whole sweep; our notes say that it has only the first `known` events."""
+    folder, sweep = new_sweep("crashed")
+    events = whole_story()
+    write_events(folder, *events[:known])
+    deliver(folder, sweep)
+    older = (folder / STATE_FILE).read_bytes()
+    write_events(folder, *events[known:])
+    deliver(folder, sweep)
+    first = stored()
+    (folder / STATE_FILE).write_bytes(older)
+    deliver(folder, sweep)
+    assert stored() == first
+
+
+def test_a_crash_while_a_run_is_made_leaves_no_bare_run(store: Path) -> None:
+    """A run was made, then nothing more was said of it: a later delivery completes it."""
+    folder, sweep = new_sweep("bare")
+    write_events(folder, whole_story())
+    whole, whole_sweep = new_sweep("whole")
+    write_events(whole, whole_story())
+    deliver(whole, whole_sweep)
+    expected = stored()
+    client = open_client(tracking_uri())
+    for run in expected.values():
+        client.delete_run(run["id"])
+    (experiment,) = {
+        e.experiment_id for e in client.search_experiments(filter_string="name = 'lm-sweep'")
+    }
+    tags = {"sweep.id": "id-of-bare", "sweep.name": "bare"}
+    parent = client.create_run(experiment, run_name="bare", tags=tags)
+    tags |= {"mlflow.parentRunId": parent.info.run_id, "sweep.trial": "t000"}
+    client.create_run(experiment, run_name="t000", tags=tags)
+    deliver(folder, sweep)
+    found = stored()
+    assert found["t000"]["params"] == expected["t000"]["params"]
+    assert found[""]["params"] == expected[""]["params"]
+    assert found[""]["datasets"] == expected[""]["datasets"]
+
+
+def test_a_resume_goes_on_in_the_same_runs(store: Path) -> None:
+    folder, sweep = new_sweep("resumed")
+    story = run_of("t000", {0: 5.0, 10: 4.0}, "interrupted")
+    write_events(folder, session(), story, event("session_ended", completed=False))
+    deliver(folder, sweep)
+    before = stored()
+    assert (before["t000"]["status"], before[""]["status"]) == ("KILLED", "KILLED")
+    write_events(folder, session(2), started("t000"), evaluated("t000", 20, 3.0))
+    deliver(folder, sweep)
+    during = stored()
+    assert (during["t000"]["status"], during[""]["status"]) == ("RUNNING", "RUNNING")
+    write_events(folder, ended("t000", "finished"), event("session_ended", completed=True))
+    deliver(folder, sweep)
+    after = stored()
+    assert {name: run["id"] for name, run in after.items()} == {
+        name: run["id"] for name, run in before.items()
+    }
+    assert (after["t000"]["status"], after[""]["status"]) == ("FINISHED", "FINISHED")
+    assert after["t000"]["tags"]["outcome"] == "finished"
+    assert [v for _, v, _ in after["t000"]["curves"]["best_val_loss"]] == [5.0, 4.0, 3.0]
+
+
+def test_a_resume_with_other_resources_is_delivered(store: Path) -> None:
+    folder, sweep = new_sweep("threads")
+    write_events(folder, session(), run_of("t000", {0: 5.0}, "interrupted"))
+    deliver(folder, sweep)
+    config = sweep_config(cpus_per_trial=2, num_samples=9)
+    sweep = SweepFile(identity=sweep.identity, config=config)
+    write_events(folder, session(2), started("t000"), ended("t000", "finished"), started("t001"))
+    deliver(folder, sweep)
+    found = stored()
+    assert found["t000"]["status"] == "FINISHED"
+    assert found["t001"]["params"]["train.threads"] == "2"
+
+
+def test_two_sweeps_in_one_store_do_not_meet(store: Path) -> None:
+    for name in ("one", "two"):
+        folder, sweep = new_sweep(name)
+        write_events(folder, whole_story())
+        deliver(folder, sweep)
+    client = open_client(tracking_uri())
+    experiment = client.get_experiment_by_name("lm-sweep")
+    for name in ("one", "two"):
+        query = f"tags.`sweep.id` = 'id-of-{name}'"
+        assert len(client.search_runs([experiment.experiment_id], query)) == 4
+
+
+def test_a_long_record_goes_over_in_batches(store: Path) -> None:
+    folder, sweep = new_sweep("long")
+    points = [evaluated("t000", step, 5.0 - step / 1_000) for step in range(700)]
+    write_events(folder, session(), started("t000"), points, ended("t000", "finished"))
+    deliver(folder, sweep)
+    curves = stored()["t000"]["curves"]
+    assert {key: len(rows) for key, rows in curves.items()} == {
+        "val_loss": 700,
+        "best_val_loss": 700,
+    }
+
+
+def test_the_default_store_is_the_one_that_plain_mlflow_ui_opens(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking_uri() == f"sqlite:///{project}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert tracking_uri() == "http://127.0.0.1:5000"
+
+
+def test_the_page_shows_a_view_that_the_experiment_holds(store: Path) -> None:
+    folder, sweep = new_sweep("a.b-c")
+    runs = MlflowRuns(folder, sweep)
+    runs.connect()
+    assert runs.experiment_id is not None
+    place, _, query = page_address(runs.experiment_id, "a.b-c").partition("?")
+    assert place == f"http://127.0.0.1:5000/#/experiments/{runs.experiment_id}/runs"
+    words = parse_qs(query)
+    assert words["workflowType"] == ["machine_learning"]
+    (key,) = words["viewStateShareKey"]
+    experiment = open_client(tracking_uri()).get_experiment(runs.experiment_id)
+    state = json.loads(json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["state"])
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best_val_loss`", True)
+    assert {"params.`optim.lr`", "params.`model.d_model`"} <= set(state["selectedColumns"])
+    write_events(folder, whole_story())
+    runs.deliver_new()
+    other, other_sweep = new_sweep("other")
+    write_events(other, whole_story())
+    deliver(other, other_sweep)
+    client = open_client(tracking_uri())
+    found = client.search_runs([runs.experiment_id], state["searchFilter"])
+    assert [run.data.tags["sweep.trial"] for run in found] == ["t002", "t001", "t000"], (
+        "the filter is one that MLflow takes, and shows this sweep's trials only"
+    )
+
+
+def refused(folder: Path, sweep: SweepFile) -> str:
+    """Return the one line with which a store is refused."""
+    with pytest.raises(SweepError) as caught:
+        MlflowRuns(folder, sweep).connect()
+    text = str(caught.value)
+    assert len(text.splitlines()) == 1
+    return text
+
+
+def test_a_store_of_another_version_is_refused(store: Path) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+    folder, sweep = new_sweep("old")
+    text = refused(folder, sweep)
+    assert str(store) in text
+    assert "mlflow db upgrade" in text
+    assert "--tracking.no-enabled" in text
+    assert not (folder / STATE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:////dev/null/mlflow.db", "nothing://here", "sqlite:///{file}"]
+)
+def test_a_store_that_cannot_be_opened_is_refused(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "no-database.db"
+    file.write_bytes(b"this is no database" * 100)
+    uri = uri.format(file=file)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert uri in refused(*new_sweep("closed"))
+
+
+def test_a_sweep_stays_in_the_store_that_it_began_in(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep = new_sweep("moved")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store.parent}/other.db")
+    text = refused(folder, sweep)
+    assert f"{store.parent}/other.db" in text
+    assert str(store) in text
+
+
+def tracked(folder: Path, sweep: SweepFile) -> Tracker:
+    tracker = Tracker(MlflowRuns(folder, sweep))
+    tracker.start()
+    return tracker
+
+
+def test_the_tracker_delivers_beside_the_training(store: Path) -> None:
+    folder, sweep = new_sweep("beside")
+    tracker = tracked(folder, sweep)
+    assert tracker.wait_connected(30)
+    for told in whole_story():
+        write_events(folder, told)
+        before = time.perf_counter()
+        tracker.notice(told)
+        assert time.perf_counter() - before < 0.1, "training never waits"
+    assert tracker.close(30)
+    assert tracker.trouble is None
+    assert stored()["t000"]["status"] == "FINISHED"
+    assert stored()[""]["status"] == "FINISHED"
+
+
+def test_the_tracker_says_at_once_that_a_store_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////dev/null/mlflow.db")
+    tracker = tracked(*new_sweep("refused"))
+    with pytest.raises(SweepError, match="/dev/null"):
+        tracker.wait_connected(30)
+    assert not tracker.close(10)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def mlflow_server(port: int, folder: Path) -> Iterator[str]:
+    """Run a real MLflow server on loopback, on an sqlite store in `folder`."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
+                break
+            assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+        yield address
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+@pytest.mark.slow
+def test_a_server_that_was_away_gets_everything_once_later(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    folder, sweep = new_sweep("away")
+    tracker = tracked(folder, sweep)
+    begun = time.monotonic()
+    assert not tracker.wait_connected(60)
+    assert time.monotonic() - begun < 20, "an absent server hardly holds a sweep up"
+    assert tracker.trouble is not None
+    write_events(folder, whole_story())
+    begun = time.monotonic()
+    assert not tracker.close(30)
+    assert time.monotonic() - begun < 25
+
+    script = PACKAGE_PARENT / "sweep" / "status.py"
+    away = run_python(script, "away", "--sync")
+    assert away.returncode == 2, away.stderr
+    assert "Traceback" not in away.stderr
+    assert f"127.0.0.1:{port}" in away.stderr
+
+    with mlflow_server(port, tmp_path) as address:
+        synced = run_python(script, "away", "--sync")
+        assert synced.returncode == 0, synced.stderr
+        assert f"{len(read_events(folder))} events" in synced.stdout
+        first = stored(address)
+        deliver(folder, sweep)
+        (folder / STATE_FILE).unlink()
+        deliver(folder, sweep)
+        assert stored(address) == first
+    assert set(first) == {"", "t000", "t001", "t002"}
+    losses = [(s, v) for s, v, _ in first["t000"]["curves"]["val_loss"]]
+    assert losses == [(0, 5.5), (10, 4.0), (20, 4.25), (80, 3.0)]
+    assert {run["status"] for run in first.values()} == {"FINISHED"}
+
+
+def exported_model(folder: Path, sweep: SweepFile) -> Transformer:
+    """Export a small model to a folder; return it."""
+    trial = sweep.config.trial_config({"optim.lr": 1e-3, "model.d_model": 32})
+    model = Transformer(trial.model, 257, seed=3)
+    export_model(folder, model, trial, folder / "none.json", {"trial": "t000"})
+    return model
+
+
+def require_champion(uri: str, name: str, model: Transformer, folder: Path) -> None:
+    """Download a registered model by its alias, as a user would, and compare its weights."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    try:
+        fetched = mlflow.artifacts.download_artifacts(
+            f"models:/{name}@champion", dst_path=str(folder)
+        )
+    finally:
+        mlflow.set_tracking_uri(None)
+    loaded, _ = load_model(Path(fetched))
+    for key, value in model.state_dict().items():
+        assert value.equal(loaded.state_dict()[key]), key
+    assert not list(Path(fetched).rglob("*.pkl")), "nothing in it can run code"
+
+
+def test_a_registered_model_comes_back_by_its_alias(store: Path, tmp_path: Path) -> None:
+    folder, sweep = new_sweep("champion")
+    write_events(folder, whole_story())
+    runs = deliver(folder, sweep)
+    first = exported_model(tmp_path / "first", sweep)
+    assert register_model("my-lm", tmp_path / "first", folder, "t000", 80) == 1
+    require_champion(tracking_uri(), "my-lm", first, tmp_path)
+    assert register_model("my-lm", tmp_path / "first", folder, "t001", 10) == 2
+    client = open_client(tracking_uri())
+    champion = client.get_model_version_by_alias("my-lm", "champion")
+    assert (int(champion.version), champion.run_id) == (2, stored()["t001"]["id"])
+    assert runs.experiment_id is not None
+
+
+def test_a_model_is_registered_only_for_a_trial_in_mlflow(store: Path, tmp_path: Path) -> None:
+    folder, sweep = new_sweep("unknown")
+    with pytest.raises(SweepError, match="--sync"):
+        register_model("my-lm", tmp_path, folder, "t000", 80)
+    write_events(folder, session(), started("t000"))
+    deliver(folder, sweep)
+    with pytest.raises(SweepError, match="t001 is not in MLflow"):
+        register_model("my-lm", tmp_path, folder, "t001", 80)
+    exported_model(tmp_path / "model", sweep)
+    for name in ("a/b", "", "it's"):
+        with pytest.raises(SweepError, match="--register") as caught:
+            register_model(name, tmp_path / "model", folder, "t000", 80)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_model_is_registered_through_a_server(
+    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
+    folder, sweep = new_sweep("remote")
+    write_events(folder, whole_story())
+    with mlflow_server(port, tmp_path) as address:
+        deliver(folder, sweep)
+        model = exported_model(tmp_path / "model", sweep)
+        assert register_model("my-lm", tmp_path / "model", folder, "t000", 80) == 1
+        require_champion(address, "my-lm", model, tmp_path)
+
+
+def test_our_notes_are_json_and_name_no_secret(store: Path) -> None:
+    folder, sweep = new_sweep("notes")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    notes = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    assert set(notes) == {"tracking_uri", "experiment_id", "parent", "runs", "offset"}
+    assert set(notes["runs"]) == {"t000", "t001", "t002"}

@@ -1,0 +1,207 @@
+"""The plan before a sweep: sizes, share of steps, time and disk, and how it is worded."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeConfig
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from sweep_samples import SPACE, TRIAL, sweep_config
+
+from sweep.config import SweepConfig
+from sweep.plan import expected_share, make_plan, model_sizes, probe_speed
+from sweep.results import SweepRecord
+from sweep.scheduler import build_scheduler
+from sweep.tables import duration, magnitude, plan_lines
+from trainable.counts import flops_per_token, parameter_count
+from trainable.data import TokenDataset, open_dataset, validation_starts
+from trainable.trainer import Trainer
+
+
+@pytest.fixture
+def dataset(tiny_config: MakeConfig) -> TokenDataset:
+    return open_dataset(tiny_config().data, 16)
+
+
+def planned(dataset: TokenDataset, **changes: Any) -> SweepConfig:
+    """Return a small sweep on the tiny dataset."""
+    return sweep_config(**{"trial": {**TRIAL, "data": {"dataset": str(dataset.folder)}}, **changes})
+
+
+SIZES = {
+    **SPACE,
+    "model.n_layers": {"int": [1, 3]},
+    "model.tie_embeddings": {"choice": [True, False]},
+}
+
+
+def test_sizes_are_all_that_can_be_suggested_and_sorted(dataset: TokenDataset) -> None:
+    config = planned(dataset, space=SIZES)
+    plan = make_plan(config, dataset, 2, probe=False)
+    found = {(m.d_model, m.n_layers, m.tie_embeddings) for m in plan.sizes}
+    assert found == {(d, n, t) for d in (32, 64) for n in (1, 2, 3) for t in (True, False)}
+    assert len(plan.sizes) == 12
+    assert plan.parameters == sorted(plan.parameters)
+    assert plan.parameters == [parameter_count(m, 257) for m in plan.sizes]
+    tokens = 80 * 4 * 16
+    assert plan.tokens_per_trial == tokens
+    assert plan.flops_per_trial == [tokens * flops_per_token(m, 257) for m in plan.sizes]
+    assert plan.seconds is None
+
+
+def test_a_size_counts_as_many_parameters_as_its_model_has(dataset: TokenDataset) -> None:
+    config = planned(dataset)
+    plan = make_plan(config, dataset, 1, probe=False)
+    for size, count in zip(plan.sizes, plan.parameters, strict=True):
+        trainer = Trainer(config.trial_config({"model.d_model": size.d_model}), dataset)
+        assert count == sum(p.numel() for p in trainer.model.parameters())
+
+
+def test_one_size_where_none_is_searched() -> None:
+    config = sweep_config(space={"optim.lr": SPACE["optim.lr"]})
+    assert model_sizes(config) == [config.trial.model]
+    long = sweep_config(space={"model.n_layers": {"int": [1, 200]}})
+    assert {m.n_layers for m in model_sizes(long)} >= {1, 200}, "both ends are looked at"
+
+
+def test_the_expected_share_is_what_early_stopping_leaves() -> None:
+    shares = [
+        expected_share(sweep_config(num_samples=32, asha={"reduction_factor": factor}))
+        for factor in (2, 3, 4)
+    ]
+    assert 0 < shares[2] < shares[1] < shares[0] < 1
+    assert expected_share(sweep_config(asha={"enabled": False})) == 1.0
+    assert expected_share(sweep_config(num_samples=1)) == 1.0, "the first to arrive goes on"
+    assert expected_share(sweep_config()) == expected_share(sweep_config())
+    longer = sweep_config(num_samples=32, asha={"grace_period": 20, "reduction_factor": 2})
+    assert expected_share(longer) > shares[0], "a longer grace period costs more"
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_the_expected_share_is_what_the_scheduler_spends(factor: int) -> None:
+    config = sweep_config(num_samples=24, asha={"reduction_factor": factor})
+    rng = random.Random(0)
+    spent = 0
+    for _ in range(30):
+        scheduler = build_scheduler(config, SweepRecord())
+        for number in range(24):
+            trial = Trial("trial", config={"name": f"t{number:03d}"}, stub=True)
+            scheduler.on_trial_add(None, trial)
+            loss, reached = rng.random(), 80
+            for step in range(10, 80, 10):
+                result = {"step": step, "val_loss": loss, "outcome": None}
+                if scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP:
+                    reached = step
+                    break
+            spent += reached
+    assert expected_share(config) == pytest.approx(spent / (30 * 24 * 80), abs=0.03)
+
+
+def test_the_disk_is_enough_for_what_is_kept(dataset: TokenDataset, tmp_path: Path) -> None:
+    config = planned(dataset, keep_checkpoints=3)
+    plan = make_plan(config, dataset, 2, probe=False)
+    trainer = Trainer(config.trial_config({"model.d_model": 64}), dataset)
+    next(trainer.run())
+    trainer.train_step(1)
+    trainer.iteration = 1
+    trainer.save(tmp_path)
+    one = sum(path.stat().st_size for path in tmp_path.iterdir())
+    # Three ended trials keep one each, two running ones up to four.
+    assert plan.disk_bytes == pytest.approx((3 + 2 * 4) * one, rel=0.05)
+    fewer = make_plan(planned(dataset, num_samples=1, keep_checkpoints=3), dataset, 1, probe=False)
+    assert fewer.disk_bytes == pytest.approx((1 + 4) * one, rel=0.05)
+
+
+def test_the_windows_are_those_of_an_evaluation(dataset: TokenDataset) -> None:
+    plan = make_plan(planned(dataset), dataset, 1, probe=False)
+    assert plan.eval_windows == len(validation_starts(len(dataset.val.tokens), 16, 128)) == 8
+
+
+def test_a_probe_tells_the_time(dataset: TokenDataset) -> None:
+    config = planned(dataset)
+    speed = probe_speed(config, dataset, config.trial.model)
+    assert 0 < speed.step < 10
+    assert 0 < speed.evaluation < 10
+    seconds = make_plan(config, dataset, 1).seconds
+    assert seconds is not None
+    assert 0 < seconds < 8 * 80 * 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (60, "1 min 00 s"),
+        (250, "4 min 10 s"),
+        (3599.4, "59 min 59 s"),
+        (3599.6, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+        (100 * 3600, "100 h 00 min"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (7, "7"),
+        (999, "999"),
+        (1_000, "1k"),
+        (820_900, "821k"),
+        (999_499, "999k"),
+        (999_999, "1M"),
+        (1_234_000, "1.23M"),
+        (54.3e9, "54.3G"),
+        (1e12, "1T"),
+        (5.67e15, "5.67P"),
+        (7.44e18, "7.44E"),
+    ],
+)
+def test_magnitudes_have_three_digits_and_a_suffix(value: float, text: str) -> None:
+    assert magnitude(value) == text
+
+
+def lines(config: SweepConfig, dataset: TokenDataset, *, probe: bool = False) -> str:
+    plan = make_plan(config, dataset, 2, probe=probe)
+    return "\n".join(plan_lines(config, plan, "the data", 2))
+
+
+def test_the_plan_says_what_will_be_done(dataset: TokenDataset) -> None:
+    config = planned(dataset, space=SIZES, num_samples=12)
+    text = lines(config, dataset, probe=True)
+    plan = make_plan(config, dataset, 2, probe=False)
+    for words in (
+        "12, 2 at a time with 1 CPU and 0 GPU each",
+        "the data",
+        "optim.lr: 0.0001 .. 0.01 (loguniform)",
+        "model.d_model: 32, 64 (choice)",
+        "model.n_layers: 1 .. 3 (int)",
+        "12, from d_model=32 n_layers=1 tie_embeddings=True",
+        f"({magnitude(plan.parameters[0])} parameters, {magnitude(plan.flops_per_trial[0])}FLOP",
+        "to d_model=64 n_layers=3 tie_embeddings=False",
+        f"({magnitude(plan.parameters[-1])} parameters, {magnitude(plan.flops_per_trial[-1])}FLOP",
+        "80 steps x 64 tokens = 5.12k tokens a trial",
+        "evaluated every 10 steps on 8 fixed windows",
+        "10, 20, 40 steps, the best 1/2 go on",
+        f"about {plan.share:.0%} of all steps expected",
+        "time      about ",
+        f"checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB",
+    ):
+        assert words in text, words
+
+
+def test_the_plan_of_one_size_without_early_stopping(dataset: TokenDataset) -> None:
+    space = {"optim.lr": SPACE["optim.lr"]}
+    text = lines(planned(dataset, space=space, asha={"enabled": False}), dataset)
+    assert "size      d_model=32 n_layers=2" in text
+    assert "rungs     none: every trial runs to its end" in text
+    assert "time      not probed" in text

@@ -1,0 +1,100 @@
+"""The Trainable without a cluster: a reused worker keeps nothing of its last trial."""
+
+import pytest
+import torch
+
+from trainable.config import TrialConfig
+from trainable.tune_trainable import OBJECTIVE_OF_A_LOST_TRIAL, LanguageModelTrial
+
+# Ray's own start-up files and loops, none of which the tests can close.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture
+def tune_config(tiny_config):
+    """Return a function that makes the Tune config of a trial."""
+
+    def make(name="t000", **values):
+        trial: TrialConfig = tiny_config().with_values(values)
+        return {
+            "name": name,
+            "params": {},
+            "trial": trial.model_dump(),
+            "resume_from": [],
+            "gpu_share": None,
+        }
+
+    return make
+
+
+def results(trial):
+    """Train to the end; return steps and losses."""
+    seen = []
+    while True:
+        result = trial.train()
+        seen.append((result["step"], result["val_loss"], result.get("train_loss")))
+        if result["done"]:
+            return seen
+
+
+def weights(trial):
+    return {name: t.clone() for name, t in trial._trainer.model.state_dict().items()}
+
+
+def test_a_reused_worker_gives_the_bits_of_a_new_one(tune_config):
+    first = tune_config("t000", **{"optim.lr": 1e-2, "model.d_model": 32})
+    second = tune_config("t001", **{"optim.lr": 1e-3, "model.d_model": 64, "model.n_layers": 1})
+    reused = LanguageModelTrial(dict(first))
+    results(reused)
+    assert reused.reset(dict(second))
+    fresh = LanguageModelTrial(dict(second))
+    assert results(reused) == results(fresh)
+    left, right = weights(reused), weights(fresh)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    reused.stop()
+    fresh.stop()
+
+
+def test_reuse_after_a_lost_trial_starts_clean(tune_config):
+    lost = LanguageModelTrial(tune_config("t000"))
+    with torch.no_grad():
+        lost._trainer.model.head.weight.fill_(float("nan"))
+    result = lost.train()
+    assert result["outcome"] == "diverged"
+    assert result["done"]
+    assert result["val_loss"] == OBJECTIVE_OF_A_LOST_TRIAL
+    assert not result["should_checkpoint"]
+    assert lost.reset(tune_config("t001"))
+    assert all(loss < 10 for _, loss, _ in results(lost))
+    lost.stop()
+
+
+def test_save_and_restore_through_the_trainable(tune_config, tmp_path):
+    undisturbed = LanguageModelTrial(tune_config())
+    whole = results(undisturbed)
+    trial = LanguageModelTrial(tune_config())
+    trial.train()
+    trial.train()
+    trial.save_checkpoint(str(tmp_path / "saved"))
+    again = LanguageModelTrial(tune_config())
+    again.load_checkpoint(str(tmp_path / "saved"))
+    assert results(again) == whole[2:]
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tune_config, tmp_path):
+    trial = LanguageModelTrial(tune_config())
+    for name in ("start", "older", "newer"):
+        trial.train()
+        trial.save_checkpoint(str(tmp_path / name))
+    (state,) = (tmp_path / "newer").glob("state-*.pt")
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    config = tune_config()
+    config["resume_from"] = [str(tmp_path / "newer"), str(tmp_path / "older")]
+    again = LanguageModelTrial(config)
+    result = again.train()
+    assert result["step"] == 10
+    assert "damaged" in result["notice"]
+    assert "newer" in result["notice"]

@@ -1,0 +1,165 @@
+"""What the terminal shows of a sweep: leaderboard, sizes, what to type next."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_samples import SPACE, ended, evaluated, record_of, run_of, shown, started, sweep_config
+
+from sweep.results import SweepRecord
+from sweep.tables import (
+    best_by_size,
+    counts_text,
+    leaderboard,
+    mlflow_command,
+    next_commands,
+    outcome_text,
+    params_text,
+    shown_path,
+)
+from trainable.paths import PACKAGE_PARENT
+
+
+def sample() -> SweepRecord:
+    """Return five trials of two sizes."""
+    return record_of(
+        [started("t000", lr=1e-3), evaluated("t000", 0, 5.0), ended("t000", "diverged")],
+        run_of("t001", {0: 5.0, 10: 3.25}, "stopped", lr=3.16227766e-3),
+        [
+            started("t002", lr=2e-3, d_model=64),
+            evaluated("t002", 0, 5.0, val_bpb=7.0),
+            evaluated("t002", 80, 2.1234, val_bpb=3.06),
+            ended("t002", "finished"),
+        ],
+        run_of("t003", {0: 5.0, 10: 3.0}, None, lr=4e-3),
+        run_of("t004", {0: 5.0, 20: 2.5}, "interrupted", lr=5e-3, d_model=64),
+    )
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return a printed table's lines as words, without its rule."""
+    lines = [line.split() for line in text.splitlines()]
+    return [words for words in lines if words and not set("".join(words)) <= set("─━-")]
+
+
+def test_the_leaderboard_goes_from_the_best_to_the_lost() -> None:
+    head, *body = rows(shown(leaderboard(sweep_config(), sample())))
+    assert head == ["trial", "val_loss", "bits/byte", "lr", "d_model", "step", "outcome"]
+    assert body == [
+        ["1", "t002", "2.1234", "3.0600", "0.002", "64", "80", "finished"],
+        ["2", "t004", "2.5000", "-", "0.005", "64", "20", "interrupted"],
+        ["3", "t003", "3.0000", "-", "0.004", "32", "10", "running"],
+        ["4", "t001", "3.2500", "-", "0.003162", "32", "10", "stopped", "at", "rung", "10"],
+        ["5", "t000", "-", "-", "0.001", "32", "0", "diverged"],
+    ]
+
+
+def test_the_leaderboard_shows_ten_or_all() -> None:
+    record = record_of(*[run_of(f"t{n:03d}", {0: 5.0 + n}, "finished") for n in range(15)])
+    config = sweep_config()
+    assert len(rows(shown(leaderboard(config, record)))) == 1 + 10
+    assert len(rows(shown(leaderboard(config, record, limit=None)))) == 1 + 15
+    assert len(rows(shown(leaderboard(config, SweepRecord())))) == 1
+
+
+def test_the_best_of_each_size_is_shown_with_its_rate() -> None:
+    table = best_by_size(sweep_config(), sample())
+    head, *body = rows(shown(table))
+    assert head == ["d_model", "best", "lr", "val_loss", "trials", "finished"]
+    assert body == [["32", "0.004", "3.0000", "3", "0"], ["64", "0.002", "2.1234", "2", "1"]]
+
+
+def test_sizes_are_shown_only_where_sizes_and_rates_are_searched() -> None:
+    for name in SPACE:
+        assert best_by_size(sweep_config(space={name: SPACE[name]}), sample()) is None
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
+def test_a_size_whose_trials_were_all_lost_has_no_best_loss(outcome: str) -> None:
+    record = record_of(run_of("t000", {0: 5.0, 10: 1.0}, outcome))
+    _, row = rows(shown(best_by_size(sweep_config(), record)))
+    assert row[0] == "32"
+    assert "1.0000" not in row
+    assert row[-3:] == ["-", "1", "0"]
+
+
+def test_outcomes_and_counts_in_words() -> None:
+    record = sample()
+    texts = {name: outcome_text(trial) for name, trial in record.trials.items()}
+    assert texts == {
+        "t000": "diverged",
+        "t001": "stopped at rung 10",
+        "t002": "finished",
+        "t003": "running",
+        "t004": "interrupted",
+    }
+    assert counts_text(record) == "1 running, 1 finished, 1 stopped, 1 diverged, 1 interrupted"
+    assert counts_text(record_of(run_of("t0", {}, "out_of_memory"))) == "1 out of memory"
+    assert counts_text(SweepRecord()) == ""
+    assert (
+        params_text({"optim.lr": 3.16227766e-3, "model.d_model": 128}) == "lr=0.003162 d_model=128"
+    )
+
+
+def test_next_commands_name_the_sweep_and_double_it() -> None:
+    commands = next_commands("mine", 32)
+    assert shlex.split(commands["best"])[-2:] == [
+        shown_path(PACKAGE_PARENT / "sweep/best.py"),
+        "mine",
+    ]
+    resume, extend = shlex.split(commands["resume"]), shlex.split(commands["extend"])
+    assert resume[2:] == ["--resume", "mine", "--num-samples", "32"]
+    assert extend[2:] == ["--resume", "mine", "--num-samples", "64"]
+    assert shlex.split(commands["generate"])[-2:] == ["--prompt", "def "]
+
+
+def programs_exist(words: list[str], folder: Path) -> bool:
+    """Say whether a command's program, and its script, would be found from a folder."""
+    program = words[0]
+    path = folder / program
+    found = (
+        path.is_file()
+        if os.sep in program
+        else any((Path(p) / program).is_file() for p in os.environ["PATH"].split(os.pathsep))
+    )
+    return found and ((folder / words[1]).is_file() if words[1].endswith(".py") else True)
+
+
+@pytest.mark.parametrize("place", ["checkout", "home", "elsewhere", "venv"])
+@pytest.mark.parametrize("on_path", [True, False])
+def test_next_commands_can_be_pasted_where_the_user_stands(
+    place: str, *, on_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "my project"  # with a space, as people have them
+    home.mkdir()
+    monkeypatch.setenv("LM_SWEEP_HOME", str(home))
+    folder = {
+        "checkout": PACKAGE_PARENT,
+        "home": home,
+        "elsewhere": tmp_path,
+        "venv": Path(sys.executable).parents[1],
+    }[place]
+    monkeypatch.chdir(folder)
+    path = [str(Path(sys.executable).parent)] if on_path else []
+    monkeypatch.setenv("PATH", os.pathsep.join([*path, "/usr/bin", "/bin"]))
+    commands = next_commands("mine", 4)
+    for name in ("best", "generate", "resume", "extend"):
+        assert programs_exist(shlex.split(commands[name]), folder), commands[name]
+    target = shlex.split(commands["generate"])[2]
+    assert (folder / target) == home / "results" / "mine" / "best"
+    words = shlex.split(mlflow_command().strip("()"))
+    if place != "home":
+        assert words[:3] == ["cd", str(home), "&&"]
+        words = words[3:]
+    assert words[1:] == ["ui"]
+    assert programs_exist(words, home), words
+
+
+def test_paths_below_the_working_folder_are_shown_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path / "a" / "b") == "a/b"
+    assert shown_path(Path("/etc/x")) == "/etc/x"
