@@ -1,5 +1,7 @@
 """A sweep from its config to its last line: start or resume, plan, session, summary."""
 
+import contextlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,12 +19,13 @@ from sweep.folder import (
     locked,
     new_identity,
     next_name,
+    require_private,
     write_sweep,
 )
 from sweep.mlflow_runs import MlflowRuns
 from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
-from sweep.plan import make_plan
+from sweep.plan import Plan, make_plan
 from sweep.progress import Progress
 from sweep.results import SweepRecord
 from sweep.session import Interruption, ray_started, run_trials
@@ -39,12 +42,15 @@ from sweep.tables import (
 from sweep.tracking import Tracker
 from trainable.data import TokenDataset, open_dataset
 from trainable.errors import ConfigError
+from trainable.paths import project_folder
 from trainable.prepare import ensure_default
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
 """Settings that a resume may change; others would make the trials incomparable."""
 CONNECT_SECONDS = 60.0
 """How long a slow MLflow store may hold up the first trial."""
+ROOM_FOR_RECORDS = 20 * 2**20
+"""Bytes of disk for the sweep's record and MLflow's store."""
 LAST_DELIVERY_SECONDS = 60.0
 """How long the end of a sweep waits for MLflow."""
 PLAIN_WIDTH = 110
@@ -61,15 +67,16 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
     dataset = _open(config, console)
-    expected = _show_plan(config, dataset, concurrent, console)
+    plan = _show_plan(config, dataset, concurrent, console)
     if dry_run:
         return 0
+    _require_room(plan)
     name = config.name or next_name()
     config = config.model_copy(update={"name": name})
     sweep = SweepFile(identity=new_identity(time.time(), dataset.digest), config=config)
     folder = create_sweep(name, sweep)
     try:
-        return _conduct(folder, sweep, machine, concurrent, expected, console)
+        return _conduct(folder, sweep, machine, concurrent, plan.seconds, console)
     except SweepError:
         if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
             shutil.rmtree(folder)
@@ -85,6 +92,7 @@ def resume_sweep(
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
     """
     console = _console()
+    require_private(folder)
     _require_comparable(stored, config)
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
@@ -122,6 +130,7 @@ def _conduct(
     console: Console,
 ) -> int:
     config = sweep.config
+    os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
         write_sweep(folder, sweep)
         record = SweepRecord.read(folder)
@@ -155,7 +164,8 @@ def _conduct(
                         run_trials(config, folder, record, log, concurrent)
                 finally:
                     done = interruption.signal is None and not record.unfinished
-                    log.append("session_ended", completed=done)
+                    with contextlib.suppress(OSError):  # a full disk has its own error
+                        log.append("session_ended", completed=done)
         except KeyboardInterrupt:
             pass  # before the first trial; the signal is noted
         finally:
@@ -192,7 +202,7 @@ def _open(config: SweepConfig, console: Console) -> TokenDataset:
 
 def _show_plan(
     config: SweepConfig, dataset: TokenDataset, concurrent: int, console: Console
-) -> float | None:
+) -> Plan:
     plan = make_plan(config, dataset, concurrent)
     described = (
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
@@ -200,7 +210,20 @@ def _show_plan(
     )
     for line in plan_lines(config, plan, described, concurrent):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return plan.seconds
+    return plan
+
+
+def _require_room(plan: Plan) -> None:
+    """Refuse a sweep whose checkpoints would not fit on the disk."""
+    place = project_folder()
+    free = shutil.disk_usage(place).free
+    needed = plan.disk_bytes + ROOM_FOR_RECORDS
+    if free < needed:
+        raise SweepError(
+            f"disk: {free / 2**20:,.0f} MiB free in {place}, the sweep may need "
+            f"{needed / 2**20:,.0f} MiB; make room, lower --keep-checkpoints, or set LM_SWEEP_HOME "
+            "to another disk"
+        )
 
 
 def _show_summary(

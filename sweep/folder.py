@@ -144,6 +144,25 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def require_private(folder: Path) -> None:
+    """Refuse to go on with a sweep that somebody else could have changed.
+
+    A resume trusts this folder's JSON for what to run and its verified checkpoints; it loads no
+    pickle.
+
+    Raises:
+        SweepError: the folder or a file in it belongs to another user or can be written by others.
+    """
+    for path in (folder, *(p for p in folder.iterdir() if p.is_file())):
+        status = path.lstat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise SweepError(
+                f"--resume {folder.name}: {path} belongs to user {status.st_uid} with mode "
+                f"{status.st_mode & 0o777:o}; it must be yours alone to write: "
+                f"chown it, or `chmod -R go-w {folder}`"
+            )
+
+
 def is_running(folder: Path) -> bool:
     """Say whether a process holds the sweep."""
     try:

@@ -7,6 +7,7 @@ kept in mlflow.json beside it, so what a dead server missed can be delivered lat
 
 import getpass
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from sweep.errors import SweepError
 from sweep.events import Event, read_events_from
 from sweep.folder import SweepFile
 from sweep.mlflow_view import view_tag
+from sweep.redact import redact
 from sweep.results import Outcome, SweepRecord, TrialRecord
 from sweep.space import short_name, show_value
 from sweep.tables import best_by_size, command, counts_text, params_text
@@ -41,7 +43,7 @@ RUN_STATUS: dict[Outcome, str] = {
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # every failure is raised, too
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # A dead server must not hold a call for minutes: the caller tries again.
@@ -59,6 +61,7 @@ def open_client(uri: str) -> Any:
     """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
@@ -95,9 +98,10 @@ class MlflowRuns:
         """
         uri = tracking_uri()
         state = self._read_state()
-        if state and state["tracking_uri"] != uri:
+        if state and state["tracking_uri"] != redact(uri):
             raise SweepError(
-                f"MLFLOW_TRACKING_URI {uri!r}: the sweep began in {state['tracking_uri']!r}; "
+                f"MLFLOW_TRACKING_URI {redact(uri)!r}: the sweep began in "
+                f"{state['tracking_uri']!r}; "
                 "set that address again"
             )
         try:
@@ -372,7 +376,7 @@ class MlflowRuns:
 
     def _save_state(self) -> None:
         state = {
-            "tracking_uri": tracking_uri(),
+            "tracking_uri": redact(tracking_uri()),
             "experiment_id": self.experiment_id,
             "parent": self.parent,
             "runs": self._runs,
@@ -384,8 +388,9 @@ class MlflowRuns:
 def _refused(uri: str, error: Exception) -> SweepError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return SweepError(
-        f"MLflow store {uri!r}: {reason} Use another store (MLFLOW_TRACKING_URI), upgrade this one "
-        "with `mlflow db upgrade`, or record without MLflow: --tracking.no-enabled"
+        f"MLflow store {redact(uri)!r}: {redact(reason)} "
+        "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
+        "or record without MLflow: --tracking.no-enabled"
     )
 
 

@@ -1,5 +1,8 @@
 """From Tune's callbacks to the sweep's events: the one place that knows both."""
 
+import errno
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from ray.tune.experiment import Trial
 
 from sweep.config import SweepConfig
 from sweep.events import EventLog
+from sweep.redact import redact
 from sweep.results import Outcome, SweepRecord
 from sweep.retention import prune
 from trainable.trainer import Evaluation
@@ -28,6 +32,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def __init__(
         self, config: SweepConfig, folder: Path, record: SweepRecord, log: EventLog
     ) -> None:
+        self.disk_full = False
+        """Whether the session was ended for want of disk space."""
         self._config = config
         self._folder = folder
         self._record = record
@@ -45,8 +51,13 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial goes on after its worker died or raised."""
-        name = self._require_started(trial)
-        self._log.append("trial_restarted", trial=name, reason=failure_reason(trial))
+        name, reason = self._require_started(trial), failure_reason(trial)
+        if is_disk_full(reason):
+            # Every other trial would fail alike: end the session while nothing is lost.
+            self.disk_full = True
+            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
+            return
+        self._log.append("trial_restarted", trial=name, reason=reason)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
@@ -102,8 +113,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial failed for good."""
         name = self._require_started(trial)
-        step = self._record.trials[name].step
-        self._end(name, "failed", step=step, reason=failure_reason(trial))
+        reason = failure_reason(trial)
+        if is_disk_full(reason):
+            return  # the session ends: the trial goes on in the next one
+        self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
 
     def on_experiment_end(self, trials: list[Trial], **_: Any) -> None:
         """Record what was interrupted."""
@@ -134,6 +147,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         prune(self._folder, self._record, self._config.keep_checkpoints)
 
 
+def is_disk_full(reason: str) -> bool:
+    """Say whether an error is the operating system's for a full disk or quota."""
+    return os.strerror(errno.ENOSPC) in reason or os.strerror(errno.EDQUOT) in reason
+
+
 def failure_reason(trial: Trial) -> str:
     """Return the telling line of a trial's last error: why its worker died, or what it raised."""
     try:
@@ -145,4 +163,4 @@ def failure_reason(trial: Trial) -> str:
     lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
     if not lines:
         return "no reason given"
-    return (lines[0] if "died" in lines[0] else lines[-1])[:500]
+    return redact(lines[0] if "died" in lines[0] else lines[-1])[:500]

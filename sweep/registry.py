@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import SweepError
-from sweep.mlflow_runs import STATE_FILE, open_client
+from sweep.mlflow_runs import STATE_FILE, open_client, tracking_uri
+from sweep.redact import redact
 
 
 def register_model(name: str, exported: Path, folder: Path, trial: str, step: int) -> int:
@@ -29,9 +30,15 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
-    client = open_client(state["tracking_uri"])
+    uri = tracking_uri()
+    if redact(uri) != state["tracking_uri"]:
+        raise SweepError(
+            f"--register {name}: the sweep is recorded in {state['tracking_uri']!r}; set "
+            "MLFLOW_TRACKING_URI to that address"
+        )
+    client = open_client(uri)
     # The client resolves "models:/..." through MLflow's global address, not through its own.
-    mlflow.set_tracking_uri(state["tracking_uri"])
+    mlflow.set_tracking_uri(uri)
     try:
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id)
         client.log_model_artifacts(model.model_id, str(exported))
@@ -44,5 +51,5 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
         )
         client.set_registered_model_alias(name, "champion", version.version)
     except MlflowException as error:
-        raise SweepError(f"--register {name}: {error}") from error
+        raise SweepError(f"--register {name}: {redact(str(error))}") from error
     return int(version.version)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 OBJECT_STORE_BYTES = 80 * 2**20
 """Trials read memory-mapped files and share no objects, so Ray's smallest store is enough."""
 
+FULL_BYTES = 2**20
+"""A disk with less room than this counts as full."""
+
 _ENVIRONMENT = {
     # Two torch threads on contended cores spin without this.
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -49,13 +52,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def ray_started(machine: Machine) -> Iterator[None]:
-    """Run a Ray of our own, on loopback and silent, and stop it at the end."""
+    """Run a Ray of our own, on loopback and silent, and stop it at the end.
+
+    The umask must be 077: Ray keeps a token for its processes in the home folder.
+    """
     os.environ.update(_ENVIRONMENT)
     paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    # Ray keeps a token for its own processes in the home folder: for nobody else to read.
-    umask = os.umask(0o077)
     import ray
 
     scratch = tempfile.mkdtemp(prefix="lm-sweep-")
@@ -71,12 +75,11 @@ def ray_started(machine: Machine) -> Iterator[None]:
             configure_logging=True,
             _temp_dir=scratch,
         )
-        os.umask(umask)
         for name in ("ray", "ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         yield
     finally:
-        os.umask(umask)
         ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -89,7 +92,7 @@ def run_trials(
     `record` and `log` take in all that happens. Ray must have been started.
 
     Raises:
-        SweepError: Ray died under the trials.
+        SweepError: Ray died under the trials, or the disk is full.
     """
     from ray import tune
 
@@ -100,6 +103,7 @@ def run_trials(
     from trainable.tune_trainable import LanguageModelTrial
 
     watch = NodeWatch()
+    recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
     to_do = config.num_samples - len(record.trials) + len(unfinished)
     checkpoints = {
@@ -121,17 +125,34 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[Recorder(config, folder, record, log), watch],
+            callbacks=[recorder, watch],
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception as error:
+        if not recorder.disk_full and shutil.disk_usage(folder).free > FULL_BYTES:
+            raise
+        raise disk_full_error(folder) from error
+    if recorder.disk_full:
+        raise disk_full_error(folder)
     if watch.died:
         raise SweepError(
             f"sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
             f"go on with `python sweep/run.py --resume {folder.name}`"
         )
+
+
+def disk_full_error(folder: Path) -> SweepError:
+    """Return what to say when there is no room for a sweep's files."""
+    free = shutil.disk_usage(folder).free
+    return SweepError(
+        f"sweep {folder.name}: the disk is full ({free / 2**20:,.0f} MiB free in {folder}); what "
+        "was saved is whole: make room and go on with "
+        f"`python sweep/run.py --resume {folder.name}`"
+    )
 
 
 def trial_name(trial: "Trial") -> str:

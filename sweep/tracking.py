@@ -12,6 +12,7 @@ from collections.abc import Callable
 from sweep.errors import SweepError
 from sweep.events import Event
 from sweep.mlflow_runs import MlflowRuns
+from sweep.redact import redact
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -93,7 +94,8 @@ class Tracker:
             try:
                 action()
             except Exception as error:  # any failure of the store: training must not notice
-                self.trouble = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+                first_line = next(iter(str(error).splitlines()), "")
+                self.trouble = redact(f"{type(error).__name__}: {first_line}")
                 if self._closing.is_set():
                     return False
             else:

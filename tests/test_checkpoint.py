@@ -585,7 +585,7 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "unknown fact": edit_manifest(colour="green"),
     "another iteration": edit_manifest(iteration=8),
     "digest left out": edit_manifest(manifest_sha256=""),
-    "another spelling of a number": lambda folder: respell(folder, "1e-05", "1E-05"),
+    "another spelling of a number": lambda folder: respell(folder, "1.25", "1.250"),
     "another spelling of white space": lambda folder: respell(folder, "\n  ", "\n "),
     "no state": remove_state,
     "empty state": on_state(lambda content: b""),

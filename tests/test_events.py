@@ -131,7 +131,7 @@ def test_a_damaged_line_is_an_error_that_says_where(tmp_path: Path, damaged: byt
 def test_a_number_that_is_none_is_not_written(log: EventLog, tmp_path: Path, value: float) -> None:
     heard: list[Event] = []
     log.listen(heard.append)
-    with pytest.raises(ValueError, match="[Oo]ut of range"):
+    with pytest.raises(ValueError, match=r"[Oo]ut of range"):
         log.append("evaluation", trial="t000", metrics={"val_loss": value})
     assert (tmp_path / EVENTS_FILE).read_bytes() == b""
     assert heard == []

@@ -1,6 +1,7 @@
 """A sweep in MLflow: what its pages show, once, whatever fails on the way. Real stores only."""
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -8,15 +9,16 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from conftest import RunPython
 from sweep_samples import (
     ended,
     evaluated,
@@ -43,12 +45,12 @@ from sweep.mlflow_runs import (
 from sweep.mlflow_view import page_address
 from sweep.registry import register_model
 from sweep.results import OUTCOMES
+from sweep.status import main as status
 from sweep.tracking import Tracker
 from trainable.config import TrialConfig
 from trainable.counts import parameter_count
 from trainable.export import export_model, load_model
 from trainable.model import Transformer
-from trainable.paths import PACKAGE_PARENT
 
 Stored = dict[str, dict[str, Any]]
 
@@ -77,12 +79,11 @@ def deliver(folder: Path, sweep: SweepFile) -> MlflowRuns:
     return runs
 
 
-def stored(uri: str | None = None) -> Stored:
+def stored(uri: str | None = None, experiment: str = "lm-sweep") -> Stored:
     """Return all that the store holds of a sweep's runs, by the trial's name, "" for the parent."""
     client = open_client(uri or tracking_uri())
     found: Stored = {}
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    for run in client.search_runs(experiments):
+    for run in client.search_runs([client.get_experiment_by_name(experiment).experiment_id]):
         name = run.data.tags.get("sweep.trial", "")
         assert name not in found, f"the run of {name or 'the parent'} is doubled"
         found[name] = {
@@ -393,9 +394,9 @@ def test_the_page_shows_a_view_that_the_experiment_holds(store: Path) -> None:
     deliver(other, other_sweep)
     client = open_client(tracking_uri())
     found = client.search_runs([runs.experiment_id], state["searchFilter"])
-    assert [run.data.tags["sweep.trial"] for run in found] == ["t002", "t001", "t000"], (
-        "the filter is one that MLflow takes, and shows this sweep's trials only"
-    )
+    # The filter is one that MLflow takes, and shows this sweep's trials only.
+    assert sorted(run.data.tags["sweep.trial"] for run in found) == ["t000", "t001", "t002"]
+    assert {run.data.tags["sweep.name"] for run in found} == {"a.b-c"}
 
 
 def refused(folder: Path, sweep: SweepFile) -> str:
@@ -512,45 +513,6 @@ def mlflow_server(port: int, folder: Path) -> Iterator[str]:
         server.wait(30)
 
 
-@pytest.mark.slow
-def test_a_server_that_was_away_gets_everything_once_later(
-    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_python: RunPython
-) -> None:
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    folder, sweep = new_sweep("away")
-    tracker = tracked(folder, sweep)
-    begun = time.monotonic()
-    assert not tracker.wait_connected(60)
-    assert time.monotonic() - begun < 20, "an absent server hardly holds a sweep up"
-    assert tracker.trouble is not None
-    write_events(folder, whole_story())
-    begun = time.monotonic()
-    assert not tracker.close(30)
-    assert time.monotonic() - begun < 25
-
-    script = PACKAGE_PARENT / "sweep" / "status.py"
-    away = run_python(script, "away", "--sync")
-    assert away.returncode == 2, away.stderr
-    assert "Traceback" not in away.stderr
-    assert f"127.0.0.1:{port}" in away.stderr
-
-    with mlflow_server(port, tmp_path) as address:
-        synced = run_python(script, "away", "--sync")
-        assert synced.returncode == 0, synced.stderr
-        assert f"{len(read_events(folder))} events" in synced.stdout
-        first = stored(address)
-        deliver(folder, sweep)
-        (folder / STATE_FILE).unlink()
-        deliver(folder, sweep)
-        assert stored(address) == first
-    assert set(first) == {"", "t000", "t001", "t002"}
-    losses = [(s, v) for s, v, _ in first["t000"]["curves"]["val_loss"]]
-    assert losses == [(0, 5.5), (10, 4.0), (20, 4.25), (80, 3.0)]
-    assert {run["status"] for run in first.values()} == {"FINISHED"}
-
-
 def exported_model(folder: Path, sweep: SweepFile) -> Transformer:
     """Export a small model to a folder; return it."""
     trial = sweep.config.trial_config({"optim.lr": 1e-3, "model.d_model": 32})
@@ -605,20 +567,137 @@ def test_a_model_is_registered_only_for_a_trial_in_mlflow(store: Path, tmp_path:
         assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a real server."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    with mlflow_server(free_port(), folder) as address:
+        yield address
+
+
 @pytest.mark.slow
 def test_a_model_is_registered_through_a_server(
-    empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    folder, sweep = new_sweep("remote", sweep_config(tracking={"experiment": "remote"}))
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    model = exported_model(tmp_path / "model", sweep)
+    assert register_model("my-lm", tmp_path / "model", folder, "t000", 80) == 1
+    require_champion(server, "my-lm", model, tmp_path)
+
+
+@contextlib.contextmanager
+def losing_answers(server: str, lost: list[str], port: int = 0) -> Iterator[str]:
+    """Pass requests on to a server, but lose its first answer to each of the calls in `lost`."""
+
+    class Line(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            headers = {"Content-Type": self.headers.get("Content-Type", "application/json")}
+            upstream = http.client.HTTPConnection(server.removeprefix("http://"), timeout=20)
+            with contextlib.closing(upstream):
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                content = answer.read()
+            self.close_connection = True
+            for call in lost:
+                if self.path.partition("?")[0].endswith(call):
+                    lost.remove(call)
+                    return
+            self.send_response(answer.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def do_PATCH(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", port), Line) as line:
+        thread = threading.Thread(target=line.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{line.server_port}"
+        finally:
+            line.shutdown()
+            thread.join()
+
+
+@pytest.mark.slow
+def test_a_server_that_was_away_gets_everything_once_later(
+    server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-    shutil.copyfile(empty_store, tmp_path / "mlflow.db")
-    folder, sweep = new_sweep("remote")
+    folder, sweep = new_sweep("away", sweep_config(tracking={"experiment": "away"}))
+    tracker = tracked(folder, sweep)
+    begun = time.monotonic()
+    assert not tracker.wait_connected(60)
+    assert time.monotonic() - begun < 20, "an absent server hardly holds a sweep up"
+    assert tracker.trouble is not None
     write_events(folder, whole_story())
-    with mlflow_server(port, tmp_path) as address:
+    begun = time.monotonic()
+    assert not tracker.close(30)
+    assert time.monotonic() - begun < 25
+
+    with pytest.raises(SweepError, match=f"127.0.0.1:{port}") as caught:
+        status(["away", "--sync"])
+    assert len(str(caught.value).splitlines()) == 1
+
+    with losing_answers(server, [], port) as address:
+        assert status(["away", "--sync"]) == 0
+        assert f"{len(read_events(folder))} events" in capsys.readouterr().out
+        first = stored(address, "away")
         deliver(folder, sweep)
-        model = exported_model(tmp_path / "model", sweep)
-        assert register_model("my-lm", tmp_path / "model", folder, "t000", 80) == 1
-        require_champion(address, "my-lm", model, tmp_path)
+        (folder / STATE_FILE).unlink()
+        deliver(folder, sweep)
+        again = stored(address, "away")
+    for parent in (first[""], again[""]):
+        del parent["tags"]["mlflow.note.content"]  # its commands are for the folder one stands in
+    assert again == first
+    assert set(first) == {"", "t000", "t001", "t002"}
+    losses = [(s, v) for s, v, _ in first["t000"]["curves"]["val_loss"]]
+    assert losses == [(0, 5.5), (10, 4.0), (20, 4.25), (80, 3.0)]
+    assert {run["status"] for run in first.values()} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update"])
+def test_an_answer_lost_on_the_way_doubles_nothing(
+    server: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server did what it was asked, and the tracker, which cannot know, asks again."""
+    name = call.replace("/", "-")
+    folder, sweep = new_sweep(name, sweep_config(tracking={"experiment": name}))
+    lost: list[str] = []
+    with losing_answers(server, lost) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracker = tracked(folder, sweep)
+        assert tracker.wait_connected(30)
+        lost.append(call)
+        for told in whole_story():
+            write_events(folder, told)
+            tracker.notice(told)
+        deadline = time.monotonic() + 30
+        while lost and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not lost
+        time.sleep(1.5)  # a failed delivery is tried again after half a second
+        assert tracker.close(30), tracker.trouble
+    found = stored(server, name)
+    assert set(found) == {"", "t000", "t001", "t002"}
+    assert {run["status"] for run in found.values()} == {"FINISHED"}
+    losses = [(s, v) for s, v, _ in found["t000"]["curves"]["val_loss"]]
+    assert losses == [(0, 5.5), (10, 4.0), (20, 4.25), (80, 3.0)]
 
 
 def test_our_notes_are_json_and_name_no_secret(store: Path) -> None:

@@ -247,8 +247,7 @@ def require_refused_or_sound(content: bytes) -> None:
         (Path(name) / EVENTS_FILE).write_bytes(content)
         try:
             record = SweepRecord.read(Path(name))
-        except SweepError as error:
-            assert len(str(error).splitlines()) == 1
+        except SweepError:
             return
     assert sum(record.counts().values()) == len(record.trials)
     assert math.isfinite(record.seconds)

@@ -1,4 +1,4 @@
-"""ASHA as the sweep runs it, held against a plain reading of the paper's rule, also over a resume."""
+"""ASHA as the sweep runs it, against a plain reading of the paper's rule, also over a resume."""
 
 import random
 from collections.abc import Callable
@@ -262,7 +262,7 @@ def test_decisions_do_not_depend_on_randomness_elsewhere() -> None:
     config = sweep_config()
     ends = []
     for seed in (0, 1):
-        np.random.seed(seed)  # noqa: NPY002 - Ray draws a bracket from the global state
+        np.random.seed(seed)  # Ray draws a bracket from the global state
         ends.append(play(config, random_curves(config, 0, lost=False), 0))
     assert ends[0] == ends[1]
 

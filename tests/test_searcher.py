@@ -66,7 +66,7 @@ def history(suggestions: list[Suggestion]) -> list[Event]:
 def test_the_seed_decides_the_suggestions(algorithm: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
         config = sweep_config(space=WIDE, seed=seed, search={"algorithm": algorithm})
-        np.random.seed(random.randrange(2**32))  # noqa: NPY002 - nothing global may matter
+        np.random.seed(random.randrange(2**32))  # nothing global may matter
         return params_of(suggest(new_search(config), 20))
 
     first = drawn(0)
@@ -76,12 +76,12 @@ def test_the_seed_decides_the_suggestions(algorithm: str) -> None:
 
 
 def test_nothing_global_is_drawn_from() -> None:
-    before = np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    before = np.random.get_state()[1].copy(), random.getstate()
     search = new_search(sweep_config(space=WIDE))
     for number in range(15):
         search.suggest(str(number))
         search.on_trial_complete(str(number), {"val_loss": 1.0 + number})
-    assert np.array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[0])
     assert random.getstate() == before[1]
 
 

@@ -7,6 +7,7 @@ with the model and the optimizer as a whole before either is touched.
 import hashlib
 import io
 import os
+import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
@@ -249,6 +250,7 @@ def _inner(model: nn.Module) -> nn.Module:
 
 def _read(src: Source) -> dict[str, Any]:
     try:
+        _require_plain_zip(src)
         state = torch.load(src, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"checkpoint {src}: no such file") from error
@@ -266,6 +268,16 @@ def _read(src: Source) -> dict[str, Any]:
             "it was not written by save_checkpoint"
         )
     return state
+
+
+def _require_plain_zip(src: Source) -> None:
+    """Refuse a file whose parts are compressed: torch writes none, and a bomb would be."""
+    start = None if isinstance(src, (str, os.PathLike)) else src.tell()
+    with zipfile.ZipFile(src) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("it holds compressed parts")
+    if start is not None and not isinstance(src, (str, os.PathLike)):
+        src.seek(start)
 
 
 def _require_same_model(saved: dict[str, Any], model: nn.Module) -> None:

@@ -27,6 +27,24 @@ class TokenFile:
     """1-D uint16 or uint32, memory-mapped, read-only."""
     sha256: str
     """Digest of the token bytes, header excluded."""
+    size: int
+    """Bytes of the file when it was checked."""
+
+    def require_unshrunk(self) -> None:
+        """Refuse a file that was cut while mapped: reading on would end the process (SIGBUS).
+
+        Raises:
+            DataError: the file is gone from its place or smaller than it was.
+        """
+        try:
+            size = self.path.stat().st_size
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror} while training on it") from error
+        if size < self.size:
+            raise DataError(
+                f"{self.path}: shrunk from {self.size} to {size} bytes while training on it; "
+                "prepare it again and resume"
+            )
 
 
 def open_npy(path: Path, vocab_size: int) -> TokenFile:
@@ -114,7 +132,7 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int, vocab_size: 
             "ids; the file belongs to another tokenizer, or its type is not "
             f"{dtype.name}"
         )
-    return TokenFile(path, tokens, seen["sha256"])
+    return TokenFile(path, tokens, seen["sha256"], seen["size"])
 
 
 def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:

@@ -143,7 +143,12 @@ class Trainer:
         """Return the mean validation loss in nats per token, over the fixed windows.
 
         The same machine, torch and thread count give the same bits.
+
+        Raises:
+            DataError: a token file was cut since it was opened.
         """
+        for file in (self.dataset.train, self.dataset.val):
+            file.require_unshrunk()
         length = self.config.model.context_length
         tokens = self.dataset.val.tokens
         starts = validation_starts(len(tokens), length, self.config.train.eval_tokens)

@@ -1,0 +1,75 @@
+"""A full disk: a small tmpfs that the test mounts, filled for real."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_resume import assert_whole, evaluated, start, wait_for  # noqa: F401 - a fixture
+from test_sweep import make_project, run
+
+from sweep.results import SweepRecord
+from sweep.retention import existing
+from trainable.checkpoint import read_verified
+
+LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "3")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A tmpfs of 64 MiB, mounted for the test."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
+    subprocess.run(mount, check=True)
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(place: Path) -> Path:
+    """Take all the room there is."""
+    filler = place / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(b"\0" * 2**16)
+                file.flush()
+        except OSError:
+            pass
+    return filler
+
+
+@pytest.mark.slow
+def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
+    config = make_project(small_disk)
+    big = ("--trial.model.n-layers", "400")
+    done = run(small_disk, "sweep/run.py", "--config", str(config), *big)
+    assert done.returncode == 2
+    assert re.search(r"^error: disk: \d+ MiB free .* may need", done.stderr)
+    assert not list((small_disk / "results").glob("*/sweep.json"))
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_loses_nothing(small_disk, start):  # noqa: F811
+    config = make_project(small_disk)
+    folder = small_disk / "results" / "full"
+    sweep = start(small_disk, "--config", str(config), "--name", "full", *LONG)
+    wait_for(lambda: evaluated(folder, 400))
+    filler = fill(small_disk)
+    output, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 2, output + errors
+    assert re.search(r"^error: .*the disk is full.*--resume full", errors, re.MULTILINE)
+    assert "Traceback" not in output + errors
+    record = SweepRecord.read(folder)
+    for trial in record.trials.values():
+        for checkpoint in existing(folder, trial)[-1:]:
+            read_verified(folder / checkpoint.path)
+    filler.unlink()
+    assert shutil.disk_usage(small_disk).free > 10 * 2**20
+    again = run(small_disk, "sweep/run.py", "--resume", "full")
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert_whole(small_disk, "full", steps=4000, trials=3)
