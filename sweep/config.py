@@ -1,14 +1,15 @@
 """What one sweep is: the space, the search, early stopping, resources, and the base trial."""
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Any, Literal, Self
 
-import tyro
 from pydantic import Field, model_validator
 
 from sweep.space import Domain, check_space
 from trainable.config import Section, TrialConfig
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 
 class SearchConfig(Section):
@@ -43,7 +44,7 @@ class TrackingConfig(Section):
 class SweepConfig(Section):
     """A search over learning rates and model sizes."""
 
-    name: str | None = Field(default=None, pattern=NAME_PATTERN)
+    name: str | None = None
     """Name of the sweep and of its folder below results/; unset: sweep-001 and so on."""
     num_samples: int = Field(default=32, ge=1, le=10**6)
     """Number of trials."""
@@ -62,9 +63,9 @@ class SweepConfig(Section):
     search: SearchConfig = SearchConfig()
     asha: AshaConfig = AshaConfig()
     tracking: TrackingConfig = TrackingConfig()
-    space: Annotated[dict[str, Domain], tyro.conf.Suppress] = Field(default={}, min_length=1)
+    space: dict[str, Domain] = {}
     """Fields to search, by dotted name, e.g. optim.lr: {loguniform: [1e-4, 3e-2]}."""
-    start_points: Annotated[list[dict[str, Any]], tyro.conf.Suppress] = []
+    start_points: list[dict[str, Any]] = []
     """Points to try first; fields left out are drawn."""
     trial: TrialConfig = TrialConfig()
     """What all trials share."""
@@ -91,6 +92,13 @@ class SweepConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
+        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
+            raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
+        if not self.space:
+            raise ValueError(
+                "space: empty, so there is nothing to search; name a field, e.g. "
+                "optim.lr: {loguniform: [1e-4, 3e-2]}"
+            )
         for name in ("cpus_per_trial", "gpus_per_trial"):
             value = getattr(self, name)
             if value > 1 and value != int(value):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from sweep.config import NAME_PATTERN, SweepConfig
+from sweep.config import NAME_PATTERN, NAME_RULE, SweepConfig
 from sweep.errors import SweepError
 from trainable.config import Section
 from trainable.errors import ConfigError
@@ -214,8 +214,5 @@ def _git_commit() -> str | None:
 
 def _checked(name: str) -> str:
     if not re.fullmatch(NAME_PATTERN, name):
-        raise SweepError(
-            f"sweep name {name!r:.80}: must be 1 to 64 letters, digits, '.', '_' or '-', "
-            "and start with a letter or digit"
-        )
+        raise SweepError(f"sweep name {name!r:.80}: must be {NAME_RULE}")
     return name

@@ -12,10 +12,12 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from trainable.config import TrialConfig
-from trainable.errors import ConfigError, DivergedError
+from trainable.errors import CheckpointError, ConfigError, DivergedError
 from trainable.paths import config_file
 from trainable.settings import (
     parse_flags,
@@ -24,6 +26,9 @@ from trainable.settings import (
     run_command,
     validate,
 )
+
+if TYPE_CHECKING:
+    from trainable.trainer import Trainer
 
 
 class LocalConfig(TrialConfig):
@@ -82,13 +87,23 @@ def train(config: LocalConfig) -> int:
                     flush=True,
                 )
                 if checkpoint:
-                    trainer.save(checkpoint)
+                    _save(trainer, checkpoint)
     except DivergedError as error:
         print(f"{error}; lower optim.lr", file=sys.stderr)
         return 1
     if checkpoint:
         print(f"checkpoint in {checkpoint}")
     return 0
+
+
+def _save(trainer: "Trainer", folder: Path) -> None:
+    try:
+        trainer.save(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"--checkpoint {folder}: {error.strerror} at step {trainer.iteration:,}; what was "
+            "saved before is whole"
+        ) from error
 
 
 def _writable_folder(name: str) -> Path:

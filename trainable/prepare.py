@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,6 +85,8 @@ def prepare(
         fsync_folder(building)
         building.rename(out)
         fsync_folder(out.parent)
+    except OSError as error:
+        raise DataError(f"--out {out}: {error.strerror}; nothing was kept of it") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return meta
@@ -115,15 +117,13 @@ def _training_pieces(corpus: Corpus) -> Iterator[str]:
 class _Split:
     writer: "_NpyWriter"
     documents: int = 0
-    text_bytes: int = field(default=0)
+    text_bytes: int = 0
 
 
 def _encode(
     corpus: Corpus, encoder: Any, folder: Path, tokenizer: Literal["byte", "bpe"], vocab_size: int
 ) -> DatasetMeta:
     digest = hashlib.sha256()
-    train = _Split(_NpyWriter(folder / "train.npy", encoder.dtype))
-    val = _Split(_NpyWriter(folder / "val.npy", encoder.dtype))
 
     def counted(pieces: Iterator[str], split: _Split) -> Iterator[str]:
         for piece in pieces:
@@ -133,13 +133,16 @@ def _encode(
             yield piece
         digest.update(b"\0")
 
-    for number, pieces in enumerate(corpus.documents()):
-        split = val if _is_validation(number) else train
-        split.documents += 1
-        for ids in encoder.encode(counted(pieces, split)):
-            split.writer.append(ids)
-    for split in (train, val):
-        split.writer.close()
+    with (
+        _NpyWriter(folder / "train.npy", encoder.dtype) as train_file,
+        _NpyWriter(folder / "val.npy", encoder.dtype) as val_file,
+    ):
+        train, val = _Split(train_file), _Split(val_file)
+        for number, pieces in enumerate(corpus.documents()):
+            split = val if _is_validation(number) else train
+            split.documents += 1
+            for ids in encoder.encode(counted(pieces, split)):
+                split.writer.append(ids)
     if val.documents == 0:
         raise DataError(
             f"{corpus.description}: {train.documents} document(s); at least two are needed, one to "
@@ -173,14 +176,16 @@ class _NpyWriter:
         self._file.write(ids.tobytes())
         self.count += len(ids)
 
-    def close(self) -> None:
-        end = self._file.tell()
-        self._file.seek(0)
-        self._write_header()
-        # numpy pads the header for any length, so it must end where it ended before.
-        assert self._file.tell() == end - self.count * self._dtype.itemsize
-        self._file.flush()
-        self._file.close()
+    def __enter__(self) -> "_NpyWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            end = self._file.tell()
+            self._file.seek(0)
+            self._write_header()
+            # numpy pads the header for any length, so it must end where it ended before.
+            assert self._file.tell() == end - self.count * self._dtype.itemsize
 
     def _write_header(self) -> None:
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.count,)}

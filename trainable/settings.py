@@ -1,11 +1,12 @@
 """Read settings: YAML safely, flags by tyro; a mistake is told with the nearest name."""
 
+import dataclasses
 import difflib
 import re
 import sys
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Annotated, Any, NoReturn, TypeVar, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -148,11 +149,56 @@ def _short(value: Any) -> str:
 def parse_flags(model: type[T], default: T, argv: Sequence[str], prog: str, about: str) -> T:
     """Return `default` with the command line's flags laid over it (tyro: `--section.field value`).
 
-    A misspelt flag or a refused value prints what is wrong, with the nearest flag, and exits 2.
+    Every field that holds one value is a flag; mappings and lists are set in YAML only. A
+    misspelt flag prints the nearest one and exits 2.
+
+    Raises:
+        ConfigError: a value breaks a rule.
     """
     import tyro  # it costs a quarter of a second: only commands that have such flags pay it
 
-    return tyro.cli(model, default=default, args=list(argv), prog=prog, description=about)
+    # The parser fills plain dataclasses, so that refusals are worded here and not by the parser.
+    made = _flags_class(model)
+    flags = tyro.cli(
+        made, default=_filled(made, default), args=[*argv], prog=prog, description=about
+    )
+    return validate(model, _laid_over(default.model_dump(by_alias=True), flags), "flags")
+
+
+def _flags_class(model: type[BaseModel]) -> type[Any]:
+    """Return a dataclass with the fields of `model` that flags can set."""
+    import tyro
+
+    fields: list[tuple[str, Any, Any]] = []
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields.append((name, _flags_class(kind), dataclasses.field()))
+        elif get_origin(kind) not in (dict, list):
+            described = Annotated[kind, tyro.conf.arg(help=field.description)]
+            fields.append((name, described, dataclasses.field()))
+    made = dataclasses.make_dataclass(model.__name__, fields, kw_only=True)
+    made.__doc__ = model.__doc__
+    return made
+
+
+def _filled(made: type[Any], values: BaseModel) -> Any:
+    """Return an instance of a flags class with the values of the model it was made from."""
+    given = {}
+    for field in dataclasses.fields(made):
+        value = getattr(values, field.name)
+        nested = isinstance(value, BaseModel)
+        given[field.name] = _filled(cast("type[Any]", field.type), value) if nested else value
+    return made(**given)
+
+
+def _laid_over(tree: dict[str, Any], flags: Any) -> dict[str, Any]:
+    for field in dataclasses.fields(flags):
+        value = getattr(flags, field.name)
+        tree[field.name] = (
+            _laid_over(tree[field.name], value) if dataclasses.is_dataclass(value) else value
+        )
+    return tree
 
 
 def pop_option(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
