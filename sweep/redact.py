@@ -4,9 +4,9 @@ import re
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]*@")
 _ASSIGNED = re.compile(
-    r"(?i)(?P<key>[A-Za-z0-9_.-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|"
-    r"credential|authorization)[A-Za-z0-9_.-]*)(?P<mark>\s*[=:]\s*)(?P<quote>['\"]?)"
-    r"(?:bearer\s+|basic\s+)?[^\s,;'\"&]+"
+    r"(?i)(?P<key>[a-z0-9_.-]*(?:password|passwd|secret|token(?!s|_per|izer)|api[_-]?key|"
+    r"access[_-]?key|credential|authorization)[a-z0-9_.-]*['\"]?\s*[=:]\s*)"
+    r"(?:\"[^\"]*\"|'[^']*'|(?:bearer\s+|basic\s+)?[^\s,;&]+)"
 )
 
 
@@ -17,4 +17,4 @@ def redact(text: str) -> str:
     `api_key=***`.
     """
     text = _USERINFO.sub(r"\g<scheme>***@", text)
-    return _ASSIGNED.sub(r"\g<key>\g<mark>\g<quote>***", text)
+    return _ASSIGNED.sub(r"\g<key>***", text)

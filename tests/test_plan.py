@@ -38,7 +38,7 @@ SIZES = {
 
 
 def test_sizes_are_all_that_can_be_suggested_and_sorted(dataset: TokenDataset) -> None:
-    config = planned(dataset, space=SIZES)
+    config = planned(dataset, space={**SIZES, "model.d_model": {"choice": [64, 32]}})
     plan = make_plan(config, dataset, 2, probe=False)
     found = {(m.d_model, m.n_layers, m.tie_embeddings) for m in plan.sizes}
     assert found == {(d, n, t) for d in (32, 64) for n in (1, 2, 3) for t in (True, False)}

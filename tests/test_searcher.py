@@ -70,6 +70,7 @@ def test_the_seed_decides_the_suggestions(algorithm: str) -> None:
         return params_of(suggest(new_search(config), 20))
 
     first = drawn(0)
+    assert len({params["optim.lr"] for params in first}) == 20, "each suggestion is drawn anew"
     assert drawn(0) == first
     other = drawn(1)
     assert all(a["optim.lr"] != b["optim.lr"] for a, b in zip(first, other, strict=True))

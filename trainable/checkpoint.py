@@ -65,11 +65,7 @@ def load_checkpoint(src: Source, model: nn.Module, optimizer: torch.optim.Optimi
             that are not finite. Model and optimizer are then as before.
     """
     state = _read(src)
-    inner = _inner(model)
-    _require_same_model(state["model"], inner)
-    _require_same_optimizer(state["optimizer"], optimizer)
-    inner.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    _restore(state, model, optimizer)
     iteration: int = state["iteration"]
     return iteration
 
@@ -191,12 +187,13 @@ def load_trial_checkpoint(
         CheckpointError: as for read_manifest, read_verified and load_checkpoint.
     """
     manifest, state = read_verified(folder)
-    iteration = load_checkpoint(io.BytesIO(state), model, optimizer)
-    if iteration != manifest.iteration:
+    read = _read(io.BytesIO(state))
+    if read["iteration"] != manifest.iteration:
         raise CheckpointError(
             f"checkpoint {folder}: the manifest says iteration {manifest.iteration}, the state "
-            f"{iteration}; use another checkpoint"
+            f"{read['iteration']}; use another checkpoint"
         )
+    _restore(read, model, optimizer)
     return manifest
 
 
@@ -270,6 +267,21 @@ def _read(src: Source) -> dict[str, Any]:
     return state
 
 
+def _restore(state: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Load a state that was read as a whole, once it fits both model and optimizer."""
+    inner = _inner(model)
+    _require_same_model(state["model"], inner)
+    _require_same_optimizer(state["optimizer"], optimizer)
+    try:  # the optimizer first: it changes nothing until all of its state is read
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:
+        raise CheckpointError(
+            f"checkpoint: its optimizer state is damaged ({_first_line(error)}); "
+            "use another checkpoint"
+        ) from error
+    inner.load_state_dict(state["model"])
+
+
 def _require_plain_zip(src: Source) -> None:
     """Refuse a file whose parts are compressed: torch writes none, and a bomb would be."""
     start = None if isinstance(src, (str, os.PathLike)) else src.tell()
@@ -294,7 +306,8 @@ def _require_same_model(saved: dict[str, Any], model: nn.Module) -> None:
             f"first {name}: saved {_kind(saved.get(name))}, the model has {_kind(own.get(name))}; "
             "build the model from the checkpoint's own config"
         )
-    for name, value in saved.items():
+    for name, _ in model.named_parameters(remove_duplicate=False):  # a mask may hold -inf
+        value = saved[name]
         if isinstance(value, torch.Tensor) and not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"checkpoint: {name} holds NaN or inf; use an earlier checkpoint")
 
@@ -302,7 +315,14 @@ def _require_same_model(saved: dict[str, Any], model: nn.Module) -> None:
 def _require_same_optimizer(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
     groups = saved.get("param_groups")
     slots = saved.get("state")
-    if not isinstance(groups, list) or not isinstance(slots, dict):
+    if not (
+        isinstance(groups, list)
+        and isinstance(slots, dict)
+        and all(
+            isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+        )
+        and all(isinstance(slot, dict) for slot in slots.values())
+    ):
         raise CheckpointError("checkpoint: its optimizer state has no groups or no state")
     saved_layout = [(len(group["params"]), sorted(group)) for group in groups]
     own_layout = [(len(group["params"]), sorted(group)) for group in optimizer.param_groups]

@@ -131,7 +131,7 @@ def _split(chunks: Iterator[str]) -> Iterator[Iterator[str]]:
                 # Keep what may be the start of a separator, and cut before white space, so that
                 # a BPE tokenizer sees the same words.
                 cut = _cut(rest, len(rest) - len(END_OF_TEXT))
-                yield rest[:cut]
+                yield from _pieces(rest[:cut])
                 rest = rest[cut:]
             chunk = next(chunks, None)
             if chunk is None:

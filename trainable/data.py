@@ -109,7 +109,7 @@ def get_batch(
         ValueError: the array is not 1-D or shorter than context_length + 1.
         RuntimeError or AssertionError: torch's own, for a device that is not there.
     """
-    n_starts = len(dataset) - context_length
+    n_starts = dataset.size - context_length
     if dataset.ndim != 1 or n_starts < 1:
         raise ValueError(
             f"dataset of shape {dataset.shape}: a window needs a 1-D array of at least "

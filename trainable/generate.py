@@ -81,7 +81,8 @@ def _draw(logits: "torch.Tensor", temperature: float, top_p: float, rng: "torch.
 
     if temperature == 0:
         return int(logits.argmax())
-    ranked, order = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
+    logits = (logits - logits.max()).double() / temperature  # a tiny temperature gives no NaN
+    ranked, order = torch.softmax(logits, dim=-1).sort(descending=True)
     # Keep each token until those before it reach top_p: the first is always kept.
     ranked[ranked.cumsum(0) - ranked >= top_p] = 0
     return int(order[torch.multinomial(ranked, 1, generator=rng)])

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from trainable.config import Section
 from trainable.errors import DataError
+from trainable.files import write_atomic
 from trainable.settings import validate
 
 
@@ -64,4 +65,4 @@ class DatasetMeta(Section):
     def write(self, folder: Path) -> None:
         """Write meta.json into `folder`."""
         text = json.dumps(self.model_dump(), indent=2) + "\n"
-        (folder / "meta.json").write_text(text, encoding="utf-8")
+        write_atomic(folder / "meta.json", text.encode())

@@ -24,15 +24,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, config: OptimConfig, total_steps: int) -> float:
-    """Return the rate of update number `step` (1 .. total_steps), so that no update has rate 0.
+    """Return the rate of update number `step`, from 1 to total_steps.
 
-    Linear from 0 to lr over the warm-up, then a cosine to the final rate, reached at the last
-    step (CS336 assignment 1, section 4.4), or, for wsd, stable and then a linear decay (Hu et al.
-    2024).
+    No update has rate 0, but the last one where min_lr_fraction is 0. Linear from 0 to lr over the
+    warm-up, then a cosine to the final rate, reached at the last step (CS336 assignment 1,
+    section 4.4), or, for wsd, stable and then a linear decay (Hu et al. 2024).
     """
     warmup = config.warmup_fraction * total_steps
     final = config.lr * config.min_lr_fraction
-    if step < warmup:
+    if 0 < warmup >= step:
         return config.lr * step / warmup
     if step >= total_steps:
         return final

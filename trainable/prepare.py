@@ -4,6 +4,7 @@ The result is a folder with train.npy, val.npy, tokenizer.json and meta.json, co
 """
 
 import hashlib
+import os
 import shutil
 import sys
 import tempfile
@@ -186,6 +187,8 @@ class _NpyWriter:
             self._write_header()
             # numpy pads the header for any length, so it must end where it ended before.
             assert self._file.tell() == end - self.count * self._dtype.itemsize
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": (self.count,)}
@@ -205,6 +208,9 @@ def main(argv: list[str]) -> int:
         else StandardLibrary()
     )
     out = in_project(arguments.out or DataConfig().dataset)
+    around = [name for name in arguments.input if out.is_relative_to(Path(name).resolve())]
+    if around:
+        raise ConfigError(f"--out {out}: lies inside --input {around[0]}; choose a place outside")
     meta = prepare(corpus, out, arguments.tokenizer, arguments.vocab_size)
     print(
         f"{out}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens, "

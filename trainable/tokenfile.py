@@ -60,7 +60,7 @@ def open_npy(path: Path, vocab_size: int) -> TokenFile:
             if version != (1, 0):
                 raise ValueError(f"format version {version} is not (1, 0)")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        except (ValueError, OSError, EOFError) as error:
+        except Exception as error:  # numpy raises five unlike kinds for damaged headers
             raise DataError(
                 f"{path}: not a .npy token file ({error}); prepare it with trainable/prepare.py, "
                 "or set data.raw_dtype for headerless .bin files"
@@ -125,7 +125,7 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int, vocab_size: 
         raise DataError(f"{path}: holds no tokens; prepare it from more text")
     # As a plain array: numpy's memmap subclass makes every slice several times dearer.
     tokens = np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count,)))
-    seen = _checked_before(path) or _check(path, tokens)
+    seen = _checked_before(path, tokens.dtype.name) or _check(path, tokens)
     if seen["largest_id"] >= vocab_size:
         raise DataError(
             f"{path}: holds the id {seen['largest_id']}, outside the vocabulary of {vocab_size} "
@@ -148,6 +148,7 @@ def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{path}: changed while it was read; wait for its writer to finish")
     record = {
+        "dtype": tokens.dtype.name,
         "size": before.st_size,
         "mtime_ns": before.st_mtime_ns,
         "sha256": digest.hexdigest(),
@@ -161,11 +162,15 @@ def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
     return record
 
 
-def _checked_before(path: Path) -> dict[str, Any] | None:
+def _checked_before(path: Path, dtype: str) -> dict[str, Any] | None:
     status = path.stat()
     try:
         record = json.loads(_record_file(path).read_bytes())
-        same = (record["size"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
+        same = (record["dtype"], record["size"], record["mtime_ns"]) == (
+            dtype,
+            status.st_size,
+            status.st_mtime_ns,
+        )
         valid = isinstance(record["largest_id"], int) and isinstance(record["sha256"], str)
     except (OSError, ValueError, KeyError, TypeError):
         return None

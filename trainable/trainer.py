@@ -13,7 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainable.checkpoint import Manifest, load_trial_checkpoint, save_trial_checkpoint
+from trainable.checkpoint import (
+    Manifest,
+    load_trial_checkpoint,
+    read_manifest,
+    save_trial_checkpoint,
+)
 from trainable.config import TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import (
@@ -71,7 +76,7 @@ class Trainer:
     Args:
         config: the trial.
         dataset: opened already, or None to open what the config names.
-        overfit_one_batch: train on the batch of step 0 for ever, a check of model and optimizer.
+        overfit_one_batch: train on the batch of step 1 for ever, a check of model and optimizer.
 
     Raises:
         DataError, ConfigError: the dataset or the device cannot be used.
@@ -107,7 +112,7 @@ class Trainer:
             DivergedError: a loss is not finite.
         """
         config = self.config.train
-        if self.iteration == 0:
+        if self.val_loss is None:
             yield self._evaluation(train_loss=None, grad_norm=None, speed=None)
         while self.iteration < config.steps:
             target = min(
@@ -179,12 +184,21 @@ class Trainer:
         Raises:
             CheckpointError: it is damaged, of another architecture, or of other data.
         """
-        manifest = load_trial_checkpoint(folder, self.model, self.optimizer)
+        manifest = read_manifest(folder)
+        saved, own = manifest.config.model, self.config.model
+        # Any context length fits: positions are computed, not learnt.
+        alike = saved.model_copy(update={"context_length": own.context_length, "d_ff": own.d_ff})
+        if alike != own or saved.ff_width != own.ff_width:
+            raise CheckpointError(
+                f"checkpoint {folder}: of another architecture: {saved}, the "
+                f"trial has {own}; build the model from the checkpoint's own config"
+            )
         if manifest.dataset_digest != self.dataset.digest:
             raise CheckpointError(
                 f"checkpoint {folder}: trained on dataset {manifest.dataset_digest}, but "
                 f"{self.dataset.folder} is {self.dataset.digest}; use the dataset it was made with"
             )
+        load_trial_checkpoint(folder, self.model, self.optimizer)
         self.iteration = manifest.iteration
         self.seconds = manifest.seconds
         self.val_loss = manifest.val_loss
