@@ -11,6 +11,7 @@ from sweep.config import SweepConfig
 from trainable.config import ModelConfig
 from trainable.counts import flops_per_token, parameter_count, training_bytes
 from trainable.data import TokenDataset, validation_starts
+from trainable.device import OUT_OF_MEMORY, require_out_of_memory
 
 PROBE_STEPS = 3
 SIMULATED_SWEEPS = 200
@@ -41,7 +42,7 @@ class Plan:
     share: float
     """Expected share of the steps that all trials in full would take, given the rungs."""
     seconds: float | None
-    """Expected wall-clock time of the trials; None without a probe."""
+    """Expected wall-clock time of the trials; None if the sizes could not be probed."""
     disk_bytes: int
     """Largest expected size of the kept checkpoints."""
 
@@ -61,7 +62,8 @@ def make_plan(
     seconds = None
     if probe:
         per_trial = _expected_trial_seconds(config, dataset, sizes, flops, share)
-        seconds = per_trial * config.num_samples / concurrent
+        if per_trial is not None:
+            seconds = per_trial * config.num_samples / concurrent
     largest = max(training_bytes(size, vocab) for size in sizes)
     # Each running trial keeps up to three checkpoints, and a fourth while it is copied.
     kept = min(config.keep_checkpoints, config.num_samples) + 4 * concurrent
@@ -120,13 +122,20 @@ def _expected_trial_seconds(
     sizes: list[ModelConfig],
     flops: list[int],
     share: float,
-) -> float:
-    """Return the mean seconds of a trial: the probed ends, and a line through FLOPs between."""
+) -> float | None:
+    """Return the mean seconds of a trial: the probed ends, and a line through FLOPs between.
+
+    None if a size does not fit into memory.
+    """
     train = config.trial.train
     evaluations = 1 + share * train.steps / train.eval_interval
     ends = []
     for size in (sizes[0], sizes[-1]):
-        speed = probe_speed(config, dataset, size)
+        try:
+            speed = probe_speed(config, dataset, size)
+        except OUT_OF_MEMORY as error:
+            require_out_of_memory(error)
+            return None
         ends.append(share * train.steps * speed.step + evaluations * speed.evaluation)
     if flops[0] == flops[-1]:
         return ends[0]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sweep.results import Outcome, SweepRecord
 from sweep.retention import prune
 from trainable.trainer import Evaluation
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 METRICS = tuple(Evaluation.__dataclass_fields__)
 
 
@@ -163,4 +165,6 @@ def failure_reason(trial: Trial) -> str:
     lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
     if not lines:
         return "no reason given"
-    return redact(lines[0] if "died" in lines[0] else lines[-1])[:500]
+    # A worker that was killed says so first; an exception's own words come last.
+    killed = "died" in lines[0] and "error raised" not in lines[0]
+    return redact(_COLOURS.sub("", lines[0] if killed else lines[-1]))[:500]

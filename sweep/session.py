@@ -30,8 +30,6 @@ FULL_BYTES = 2**20
 """A disk with less room than this counts as full."""
 
 _ENVIRONMENT = {
-    # Two torch threads on contended cores spin without this.
-    "OMP_WAIT_POLICY": "PASSIVE",
     # Bind every port to loopback: a sweep on one machine is nobody else's business.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -126,6 +124,8 @@ def run_trials(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
             callbacks=[recorder, watch],
+            # The trial says when to save: a lost one must not, at its end, either.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
             verbose=0,
         ),

@@ -11,10 +11,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sweep.errors import SweepError
 from sweep.folder import find_sweep, is_running, read_sweep, results_folder, sweep_names
+from sweep.redact import redact
 from sweep.results import SweepRecord
 from sweep.tables import best_by_size, counts_text, duration, leaderboard, outcome_text, plain_table
-from trainable.errors import ConfigError
+from trainable.errors import ConfigError, UserError
 from trainable.settings import run_command
 
 
@@ -104,9 +106,17 @@ def _sync(name: str, console: Console) -> int:
     folder = find_sweep(name)
     with locked(folder):
         runs = MlflowRuns(folder, read_sweep(folder))
-        runs.connect()
-        delivered = runs.deliver_new()
-        runs.finish()
+        try:
+            runs.connect()
+            delivered = runs.deliver_new()
+            runs.finish()
+        except UserError:
+            raise
+        except Exception as error:  # whatever ails the store, the answer is to try again later
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise SweepError(
+                f"--sync {name}: MLflow is away ({redact(first_line)}); try again when it is back"
+            ) from error
     console.print(f"{name}: {delivered} events delivered to MLflow", highlight=False)
     return 0
 

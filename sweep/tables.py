@@ -79,7 +79,11 @@ def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int)
         if config.rungs
         else "rungs     none: every trial runs to its end",
     ]
-    time = f"about {duration(plan.seconds)}" if plan.seconds is not None else "not probed"
+    time = (
+        f"about {duration(plan.seconds)}"
+        if plan.seconds is not None
+        else "unknown: the largest size does not fit here"
+    )
     lines.append(f"time      {time}; checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB")
     return lines
 

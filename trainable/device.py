@@ -1,7 +1,6 @@
 """Where a trial runs and in which precision."""
 
 import contextlib
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -10,9 +9,22 @@ import torch
 from trainable.config import TrainConfig
 from trainable.errors import ConfigError
 
-# Two torch threads on contended cores spin: 37 times slower without this. OpenMP reads it when
-# it starts, which is before the first tensor.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError, RuntimeError)
+"""What torch raises when memory is short; on a CPU a bare RuntimeError, among others."""
+
+
+def require_out_of_memory(error: BaseException) -> None:
+    """Raise `error` again unless it tells of too little memory."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return
+    if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+        raise error
+
+
+def memory_notice(error: BaseException) -> str:
+    """Return an out-of-memory error in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 def resolve_device(config: TrainConfig) -> torch.device:

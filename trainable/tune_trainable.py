@@ -14,6 +14,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from trainable.checkpoint import read_verified
 from trainable.config import TrialConfig
+from trainable.device import OUT_OF_MEMORY, memory_notice, require_out_of_memory
 from trainable.errors import CheckpointError, DivergedError
 from trainable.trainer import Evaluation, Trainer
 
@@ -45,8 +46,9 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
         try:
             self._trainer = Trainer(trial)
             self._resume([Path(folder) for folder in config["resume_from"]])
-        except _OUT_OF_MEMORY as error:
-            self._notice = _memory_notice(error)
+        except OUT_OF_MEMORY as error:
+            require_out_of_memory(error)
+            self._notice = memory_notice(error)
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation and report it.
@@ -63,8 +65,9 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
             evaluation = next(self._evaluations)
         except DivergedError as error:
             return self._lost("diverged", str(error), step=error.step)
-        except _OUT_OF_MEMORY as error:
-            notice = _memory_notice(error)
+        except OUT_OF_MEMORY as error:
+            require_out_of_memory(error)
+            notice = memory_notice(error)
             self._trainer = self._evaluations = None
             return self._lost("out_of_memory", notice, step=trainer.iteration)
         told, self._notice = self._notice, None
@@ -117,10 +120,3 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
             DONE: True,
             SHOULD_CHECKPOINT: False,
         }
-
-
-_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-
-
-def _memory_notice(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
