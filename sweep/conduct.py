@@ -215,7 +215,8 @@ def _show_plan(
 
 def _require_room(plan: Plan) -> None:
     """Refuse a sweep whose checkpoints would not fit on the disk."""
-    place = project_folder()
+    home = project_folder()
+    place = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     needed = plan.disk_bytes + ROOM_FOR_RECORDS
     if free < needed:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sweep.config import SweepConfig
 from sweep.events import Event
+from sweep.plan import expected_share
 from sweep.results import SweepRecord, TrialRecord
 from sweep.tables import counts_text, duration, outcome_text, params_text
 
@@ -40,13 +41,14 @@ class Progress:
     ) -> None:
         self._config = config
         self._record = record
-        self._expected = expected_seconds
+        self._expected_seconds = expected_seconds
+        steps = config.num_samples * config.trial.train.steps
+        self._expected_steps = expected_share(config) * steps
         self._console = console
         self._trouble = trouble
         self._started = time.monotonic()
         self._steps_before = self._steps_done()
         self._ended_before = self._ended()
-        self._last_best: str | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> "Progress":
@@ -135,16 +137,18 @@ class Progress:
         return sum(trial.step for trial in self._record.trials.values())
 
     def _time_left(self) -> str:
-        """Return the time left by the pace so far, mixed with the plan's while little is done."""
+        """Return the time left: by the pace in steps and in trials, at first by the plan."""
         elapsed = time.monotonic() - self._started
-        ended = self._ended() - self._ended_before
-        to_do = self._config.num_samples - self._ended()
+        done, ended = self._steps_done(), self._ended()
         guesses = []
-        if ended:
-            guesses.append((ended, elapsed / ended * to_do))
-        if self._expected is not None:
-            guesses.append((4, max(0.0, self._expected - elapsed)))
+        if done > self._steps_before:
+            left = max(0.0, self._expected_steps - done)
+            guesses.append(elapsed / (done - self._steps_before) * left)
+        if ended > self._ended_before:
+            to_do = self._config.num_samples - ended
+            guesses.append(elapsed / (ended - self._ended_before) * to_do)
         if not guesses:
-            return "?"
-        weight = sum(w for w, _ in guesses)
-        return "about " + duration(sum(w * guess for w, guess in guesses) / weight)
+            if self._expected_seconds is None:
+                return "?"
+            guesses.append(self._expected_seconds)
+        return "about " + duration(sum(guesses) / len(guesses))

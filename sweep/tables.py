@@ -80,7 +80,7 @@ def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int)
         else "rungs     none: every trial runs to its end",
     ]
     time = (
-        f"about {duration(plan.seconds)}"
+        f"about {duration(plan.seconds)} once started"
         if plan.seconds is not None
         else "unknown: the largest size does not fit here"
     )

@@ -173,6 +173,15 @@ def test_names(name, refused, config_file):
     assert "name" in refused(run, f"--resume={name}")
 
 
+def test_a_sweep_that_does_not_fit_on_the_disk(refused, config_file, monkeypatch, tmp_path):
+    config = config_file()
+    monkeypatch.setenv("LM_SWEEP_HOME", str(tmp_path / "not" / "made" / "yet"))
+    many = ("--num-samples", "1000000", "--keep-checkpoints", "1000000")
+    told = refused(run, "--config", config, *many)
+    assert re.search(r"disk: .* MiB free .* may need .* MiB; make room", told)
+    assert not (tmp_path / "not").exists()
+
+
 def test_sweeps_that_are_not_there(refused):
     for arguments in ((status, "nowhere"), (best, "nowhere"), (run, "--resume", "nowhere")):
         assert "nowhere" in refused(*arguments)

@@ -10,6 +10,8 @@ from conftest import RunPython
 from sweep_samples import SPACE, TRIAL, refusal, sweep_config
 
 from sweep.config import SweepConfig
+from sweep.errors import SweepError
+from sweep.folder import find_sweep
 from sweep.placement import Machine, concurrency, local_machine
 from sweep.run import main
 from trainable.errors import ConfigError
@@ -163,7 +165,12 @@ def test_names_that_are_allowed(name: str) -> None:
     ],
 )
 def test_names_that_could_leave_the_results_folder_are_refused(name: str) -> None:
-    assert "name = " in refusal(name=name)
+    text = refusal(name=name)
+    assert "name" in text
+    assert "letters, digits" in text
+    assert len(text.splitlines()) == 1
+    with pytest.raises(SweepError, match="letters, digits"):  # of --resume NAME, too
+        find_sweep(name)
 
 
 @pytest.mark.parametrize("number", [0, -1])
