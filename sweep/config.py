@@ -10,6 +10,14 @@ from trainable.config import Section, TrialConfig
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+FIXED = (
+    "train.steps",
+    "train.eval_every",
+    "train.eval_tokens",
+    "train.threads",
+    "model.context_length",
+)
+"""Fields that cannot be searched: losses of different ones could not be compared."""
 
 
 class SearchConfig(Section):
@@ -104,11 +112,11 @@ class SweepConfig(Section):
             if value > 1 and value != int(value):
                 raise ValueError(f"{name} {value}: above 1 it must be whole; take {round(value)}")
         train = self.trial.train
-        swept = {"train.steps", "train.eval_every"}.intersection(self.space)
+        swept = [n for n in self.space if n in FIXED or n.startswith("data.")]
         if swept:
             raise ValueError(
-                f"space.{min(swept)}: trials are compared at the same steps, so steps and "
-                "eval_every are fixed; set them under trial.train"
+                f"space.{swept[0]}: trials are compared at the same steps, on the same windows and "
+                f"threads, so data and {', '.join(FIXED)} are fixed; set them under trial"
             )
         if self.asha.enabled:
             if self.grace_period > train.steps:

@@ -6,6 +6,7 @@ one torn line, the last, which readers pass over and the next writer cuts off.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -44,15 +45,19 @@ def read_events_from(folder: Path, offset: int, end: int | None = None) -> tuple
             if not line.endswith(b"\n") or (end is not None and offset >= end):
                 break
             try:
-                event = json.loads(line)
-                valid = isinstance(event["event"], str) and isinstance(event["time"], (int, float))
-            except (ValueError, TypeError, KeyError, RecursionError):
+                event = json.loads(line, parse_constant=_refuse)
+                valid = isinstance(event["event"], str) and math.isfinite(event["time"])
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
                 valid = False
             if not valid:
                 raise SweepError(f"{path}: the line at byte {offset} is damaged; restore a backup")
             events.append(event)
             offset += len(line)
     return events, offset
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
 
 
 class EventLog:

@@ -47,7 +47,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     # A dead server must not hold a call for minutes: the caller tries again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
@@ -115,10 +115,10 @@ class MlflowRuns:
         self._runs = dict(state["runs"]) if state else {}
         self.parent = state["parent"] if state else None
         self._offset = state["offset"] if state else 0
-        if self.parent is None:
-            self._find_runs()
+        self._find_runs()  # also those made by a process that was killed before it noted them
         if self.parent is None:
             self.parent = self._create_parent()
+        self._complete_parent(self.parent)
         self._save_state()
 
     def deliver_new(self) -> int:
@@ -133,6 +133,7 @@ class MlflowRuns:
         if self._stale:
             self._record = SweepRecord()
             self._record.apply_all(read_events_from(self._folder, 0, self._offset)[0])
+            self._find_runs()  # a call that failed may have made one
         events, end = read_events_from(self._folder, self._offset)
         self._stale = True  # until all of them are delivered
         self._deliver(events)
@@ -180,9 +181,11 @@ class MlflowRuns:
             self._client.set_terminated(self.parent, status, int(event["time"] * 1000))
 
     def _start_trial(self, trial: TrialRecord, event: Event) -> None:
-        if trial.name in self._runs:
-            self._client.update_run(self._runs[trial.name], status="RUNNING")
-            return
+        known = self._runs.get(trial.name)
+        if known is not None:
+            self._client.update_run(known, status="RUNNING")
+            if self._client.get_run(known).data.params:
+                return  # else a crash came between the run and its params
         from mlflow.entities import Param
 
         config = self._sweep.config.trial_config(trial.params)
@@ -196,20 +199,21 @@ class MlflowRuns:
         meta_vocab = self._vocab_size()
         if meta_vocab:
             values["parameters"] = parameter_count(config.model, meta_vocab)
-        run = self._client.create_run(
-            self.experiment_id,
-            start_time=int(event["time"] * 1000),
-            run_name=_run_name(trial),
-            tags={
-                **self._common_tags(),
-                "mlflow.parentRunId": self.parent,
-                "sweep.trial": trial.name,
-                "sweep.config": config.model_dump_json(),
-            },
-        )
-        self._runs[trial.name] = run.info.run_id
+        if known is None:
+            run = self._client.create_run(
+                self.experiment_id,
+                start_time=int(event["time"] * 1000),
+                run_name=_run_name(trial),
+                tags={
+                    **self._common_tags(),
+                    "mlflow.parentRunId": self.parent,
+                    "sweep.trial": trial.name,
+                    "sweep.config": config.model_dump_json(),
+                },
+            )
+            known = self._runs[trial.name] = str(run.info.run_id)
         self._client.log_batch(
-            run.info.run_id,
+            known,
             params=[Param(k, show_value(v)) for k, v in values.items() if v is not None],
         )
 
@@ -281,7 +285,7 @@ class MlflowRuns:
         return str(self._client.create_experiment(name, artifact_location=location))
 
     def _find_runs(self) -> None:
-        """Find this sweep's runs by their tags: mlflow.json may be lost, the runs not."""
+        """Find this sweep's runs by their tags: mlflow.json may be lost or late, the runs not."""
         token = None
         query = f"tags.`sweep.id` = '{self._sweep.identity.sweep_id}'"
         while True:
@@ -297,9 +301,7 @@ class MlflowRuns:
                 return
 
     def _create_parent(self) -> str:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
-
-        identity, config = self._sweep.identity, self._sweep.config
+        identity = self._sweep.identity
         run = self._client.create_run(
             self.experiment_id,
             start_time=int(identity.created * 1000),
@@ -310,7 +312,16 @@ class MlflowRuns:
                 "sweep.code": identity.code_digest,
             },
         )
-        run_id = str(run.info.run_id)
+        return str(run.info.run_id)
+
+    def _complete_parent(self, run_id: str) -> None:
+        """Log what a parent shows, unless it was: a crash may have come between."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+        run = self._client.get_run(run_id)
+        if run.inputs.dataset_inputs:
+            return
+        identity, config = self._sweep.identity, self._sweep.config
         view = view_tag(self._folder.name, config, identity.created)
         self._client.set_experiment_tag(self.experiment_id, *view)
         values = {
@@ -326,7 +337,8 @@ class MlflowRuns:
             **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
         }
         params = [Param(k, show_value(v)) for k, v in values.items()]
-        self._client.log_batch(run_id, params=params)
+        if not run.data.params:
+            self._client.log_batch(run_id, params=params)
         folder = in_project(config.trial.data.dataset)
         dataset = Dataset(
             name=folder.name,
@@ -336,7 +348,6 @@ class MlflowRuns:
         )
         context = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
-        return run_id
 
     def _common_tags(self) -> dict[str, str]:
         identity = self._sweep.identity

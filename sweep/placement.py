@@ -57,6 +57,7 @@ def concurrency(config: SweepConfig, machine: Machine) -> int:
                 f"take at most {machine.gpus}"
             )
         share = config.gpus_per_trial
-        per_gpu = int(1 / share + 1e-9) if share < 1 else 1 / share
-        fits.append(int(machine.gpus * per_gpu))
+        fits.append(
+            machine.gpus * int(1 / share + 1e-9) if share < 1 else machine.gpus // int(share)
+        )
     return max(1, min([*fits, config.max_concurrent or fits[0], config.num_samples]))

@@ -1,9 +1,11 @@
 """What happened in a sweep, built from its events: trials, outcomes, the best."""
 
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from sweep.errors import SweepError
 from sweep.events import Event, read_events
@@ -107,7 +109,7 @@ class SweepRecord:
         for number, event in enumerate(events, start=1):
             try:
                 self.apply(event)
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise SweepError(f"event {number} of the sweep is damaged: {error!r}") from error
 
     def apply(self, event: Event) -> None:
@@ -121,24 +123,30 @@ class SweepRecord:
         """
         kind = event["event"]
         if kind == "session_started":
-            self.sessions, self.num_samples = event["session"], event["num_samples"]
+            self.sessions = _of(int, event["session"])
+            self.num_samples = _of(int, event["num_samples"])
             self.session_started = event["time"]
         elif kind == "session_ended":
             self.seconds += event["time"] - (self.session_started or event["time"])
             self.session_started = None
         elif kind == "trial_started":
-            trial = self.trials.setdefault(
-                event["trial"], TrialRecord(event["trial"], event["params"], event["time"])
-            )
+            params, name = _of(dict, event["params"]), _of(str, event["trial"])
+            if not re.fullmatch(r"t\d+", name, re.ASCII):
+                raise ValueError(f"{name!r} is no trial's name")
+            trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
             trial.outcome = trial.ended = trial.reason = None
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
 
     def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
         if kind == "evaluation":
-            trial.evaluations.append(event["metrics"])
+            metrics = {name: _number(value) for name, value in _of(dict, event["metrics"]).items()}
+            _of(int, metrics["step"])
+            _number(metrics["val_loss"])
+            trial.evaluations.append(metrics)
         elif kind == "checkpoint":
-            saved = SavedCheckpoint(event["step"], event["val_loss"], event["path"])
+            step, loss = _of(int, event["step"]), _number(event["val_loss"])
+            saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
             trial.checkpoints.append(saved)
         elif kind == "trial_restarted":
             trial.restarts += 1
@@ -146,7 +154,8 @@ class SweepRecord:
             if event["outcome"] not in OUTCOMES:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
             trial.outcome, trial.ended = event["outcome"], event["time"]
-            trial.rung, trial.reason = event["rung"], event["reason"]
+            trial.rung = None if event["rung"] is None else _of(int, event["rung"])
+            trial.reason = None if event["reason"] is None else _of(str, event["reason"])
 
     @property
     def ranked(self) -> list[TrialRecord]:
@@ -168,3 +177,18 @@ class SweepRecord:
         """Return the number of trials by outcome, and of those running; no zeros."""
         outcomes: list[str] = [trial.outcome or "running" for trial in self.trials.values()]
         return {name: n for name in ("running", *OUTCOMES) if (n := outcomes.count(name))}
+
+
+T = TypeVar("T")
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no finite number")
+    return value

@@ -32,5 +32,11 @@ def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
         keep = {c.path for c in kept(record, trial, keep_trials)}
         for checkpoint in trial.checkpoints:
             if checkpoint.path not in keep:
-                shutil.rmtree(folder / checkpoint.path, ignore_errors=True)
+                _remove(folder, folder / checkpoint.path)
         trial.checkpoints = [c for c in trial.checkpoints if c.path in keep]
+
+
+def _remove(folder: Path, checkpoint: Path) -> None:
+    """Remove a checkpoint folder, but nothing that is not below the sweep's own."""
+    if folder.resolve() in checkpoint.resolve().parents:
+        shutil.rmtree(checkpoint, ignore_errors=True)

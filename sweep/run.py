@@ -46,6 +46,7 @@ def _without_fixed(values: dict[str, Any], flags: list[str]) -> dict[str, Any]:
     """Take fields that a flag fixes, e.g. `--trial.optim.lr 3e-4`, out of the file's space."""
     names = {word.partition("=")[0].replace("-", "_") for word in flags if word.startswith("--")}
     fixed = {name.removeprefix("__trial.") for name in names if name.startswith("__trial.")}
+    fixed |= {name.replace(".no_", ".") for name in fixed}  # a switch: --trial.model.no-x
     if isinstance(values.get("space"), dict):
         values["space"] = {n: d for n, d in values["space"].items() if n not in fixed}
     points = values.get("start_points")

@@ -6,7 +6,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from sweep.config import SweepConfig
-from sweep.results import COMPARABLE, SweepRecord
+from sweep.results import SweepRecord
 
 
 class ResumableAsha(ASHAScheduler):  # type: ignore[misc]
@@ -34,8 +34,6 @@ class ResumableAsha(ASHAScheduler):  # type: ignore[misc]
         (bracket,) = self._brackets
         self._rungs: dict[int, dict[str, float]] = {int(at): seen for at, seen in bracket._rungs}
         for trial in record.trials.values():
-            if trial.outcome not in COMPARABLE:
-                continue
             for evaluation in trial.evaluations:
                 if evaluation["step"] in self._rungs:
                     # Tune compares rewards: the higher, the better.
@@ -47,6 +45,16 @@ class ResumableAsha(ASHAScheduler):  # type: ignore[misc]
         for seen in self._rungs.values():
             if trial.config["name"] in seen:
                 seen[trial.trial_id] = seen.pop(trial.config["name"])
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Let go of a trial; the stand-in for a lost trial's loss enters no rung.
+
+        It would: Tune tells of a last result twice, and a border is interpolated between losses.
+        """
+        if result.get("outcome") is None:
+            super().on_trial_complete(tune_controller, trial, result)
+        else:
+            self.on_trial_remove(tune_controller, trial)
 
 
 def build_scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:

@@ -42,19 +42,20 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._config = config
         self._checkpoints = dict(checkpoints)
-        self._resuming = list(record.unfinished)
+        self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
         self._next_number = max((t.number for t in record.trials.values()), default=-1) + 1
         space = {name: distribution(domain) for name, domain in config.space.items()}
         super().__init__(space=space, metric="val_loss", mode="min", sampler=RandomSampler())
-        for trial in record.trials.values():
-            if trial not in self._resuming:
+        for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
+            if trial in self._resuming:  # TPE weighs trials by their place: it stays
+                self._ot_study.enqueue_trial(trial.params)
+            else:
                 self._ot_study.add_trial(_closed(trial, space))
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return the Tune config of the next trial (see LanguageModelTrial)."""
         if self._resuming:
-            trial = self._resuming.pop(0)
-            name, fixed = trial.name, trial.params
+            name, fixed = self._resuming.pop(0).name, {}
         else:
             number = self._next_number
             self._next_number += 1

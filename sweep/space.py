@@ -13,8 +13,8 @@ from trainable.settings import explain
 
 Value = bool | int | float | str
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
-MAX_COMBINATIONS = 4_096
-"""Combinations of extreme values that are tried against the trial's rules."""
+MAX_COMBINATIONS = 20_000
+"""Combinations of a section's extreme values that are tried against the trial's rules."""
 
 
 class Domain(Section):
@@ -94,9 +94,12 @@ def check_space(
             raise ConfigError(f"space.{name}: the trial has no such field; {hint}")
         for value in domain.extremes():
             _require_valid(trial, {name: value}, alone=name, space=space)
-    extremes = [domain.extremes() for domain in space.values()]
-    for values in itertools.islice(itertools.product(*extremes), MAX_COMBINATIONS):
-        _require_valid(trial, dict(zip(space, values, strict=True)), alone=None, space=space)
+    for section in dict.fromkeys(name.partition(".")[0] for name in space):
+        # No rule of the trial joins fields of two sections.
+        fields = [name for name in space if name.startswith(f"{section}.")]
+        extremes = [space[name].extremes() for name in fields]
+        for values in itertools.islice(itertools.product(*extremes), MAX_COMBINATIONS):
+            _require_valid(trial, dict(zip(fields, values, strict=True)), alone=None, space=space)
     for number, point in enumerate(start_points):
         for name, value in point.items():
             if name not in space:

@@ -1,6 +1,7 @@
 """What a sweep looks like in words and tables: plan, leaderboard, sizes, next commands."""
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from rich import box
 from rich.table import Table
 
 from sweep.config import SweepConfig
-from sweep.results import SweepRecord, TrialRecord
+from sweep.results import COMPARABLE, SweepRecord, TrialRecord
 from sweep.space import short_name, show_value
 from trainable.config import ModelConfig
 from trainable.paths import PACKAGE_PARENT, project_folder
@@ -34,7 +35,15 @@ def duration(seconds: float) -> str:
 
 def magnitude(value: float) -> str:
     """Return a count as 3 digits and a suffix: "821k", "1.2M", "54.3G"."""
-    for limit, suffix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    value = float(f"{value:.3g}")  # first: 999,999 is 1M, not 1000k
+    for limit, suffix in (
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ):
         if value >= limit:
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}"
@@ -145,7 +154,10 @@ def best_by_size(config: SweepConfig, record: SweepRecord) -> Table | None:
         table.add_row(
             *map(show_value, size),
             *(show_value(first.params[name]) for name in others),
-            _number(first.best_val_loss if first.evaluations else None, first),
+            _number(
+                first.best_val_loss if first.evaluations and first.outcome in COMPARABLE else None,
+                first,
+            ),
             str(len(trials)),
             str(sum(trial.outcome == "finished" for trial in trials)),
         )
@@ -167,7 +179,7 @@ def counts_text(record: SweepRecord) -> str:
 def next_commands(name: str, num_samples: int) -> dict[str, str]:
     """Return what to type next, ready to paste in the folder the user stands in."""
     run = command("sweep", "run")
-    best = shown_path(project_folder() / "results" / name / "best")
+    best = shlex.quote(shown_path(project_folder() / "results" / name / "best"))
     return {
         "best": f"{command('sweep', 'best')} {name}",
         "generate": f'{command("trainable", "generate")} {best} --prompt "def "',
@@ -181,16 +193,17 @@ def command(package: str, module: str) -> str:
     """Return how to call one of our commands from here with this Python."""
     script = PACKAGE_PARENT / package / f"{module}.py"
     in_checkout = (PACKAGE_PARENT / "pyproject.toml").is_file()
-    return f"{_python()} {shown_path(script) if in_checkout else f'-m {package}.{module}'}"
+    target = shlex.quote(shown_path(script)) if in_checkout else f"-m {package}.{module}"
+    return f"{_python()} {target}"
 
 
 def mlflow_command() -> str:
     """Return how to open MLflow's pages on the project's store."""
     here = Path.cwd() == project_folder()
-    mlflow = shown_path(Path(sys.executable).parent / "mlflow")
+    mlflow = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
     if shutil.which("mlflow") == str(Path(sys.executable).parent / "mlflow"):
         mlflow = "mlflow"
-    return f"{mlflow} ui" if here else f"(cd {project_folder()} && {mlflow} ui)"
+    return f"{mlflow} ui" if here else f"(cd {shlex.quote(str(project_folder()))} && {mlflow} ui)"
 
 
 def shown_path(path: Path) -> str:
@@ -206,7 +219,7 @@ def _python() -> str:
         found = shutil.which(name)
         if found and os.path.dirname(found) == os.path.dirname(sys.executable):
             return name
-    return shown_path(Path(sys.executable))
+    return shlex.quote(shown_path(Path(sys.executable)))
 
 
 def _labelled(label: str, lines: Iterable[str]) -> list[str]:

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from trainable.errors import ConfigError, UserError
 
 MAX_YAML_BYTES = 1_000_000
-MAX_YAML_NODES = 20_000
 
 T = TypeVar("T", bound=BaseModel)
 
