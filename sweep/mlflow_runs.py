@@ -7,9 +7,6 @@ kept in mlflow.json beside it, so what a dead server missed can be delivered lat
 
 import getpass
 import json
-import logging
-import os
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +14,18 @@ from typing import Any
 from sweep.errors import SweepError
 from sweep.events import Event, read_events_from
 from sweep.folder import SweepFile
-from sweep.mlflow_view import view_tag
+from sweep.mlflow_store import is_away, open_client, refused, tracking_uri, tune_sqlite
+from sweep.mlflow_view import parent_note, run_name, view_tag
 from sweep.redact import redact
 from sweep.results import Outcome, SweepRecord, TrialRecord
-from sweep.space import short_name, show_value
-from sweep.tables import best_by_size, command, counts_text, params_text
+from sweep.space import show_value
+from sweep.tables import counts_text, params_text
 from trainable.counts import parameter_count
 from trainable.files import write_atomic
 from trainable.meta import DatasetMeta
 from trainable.paths import in_project, project_folder
 
 STATE_FILE = "mlflow.json"
-_AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
 LARGEST_BATCH = 1_000
 """Metrics in one log_batch call: the server's limit."""
 RUN_STATUS: dict[Outcome, str] = {
@@ -40,31 +37,6 @@ RUN_STATUS: dict[Outcome, str] = {
     "interrupted": "KILLED",
 }
 """MLflow's status of a trial; it draws KILLED and FAILED as errors, so they are kept for those."""
-
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # every failure is raised, too
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-    # A dead server must not hold a call for minutes: the caller tries again.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-
-
-def tracking_uri() -> str:
-    """Return MLFLOW_TRACKING_URI, or the project's own store, which plain `mlflow ui` opens."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_folder() / 'mlflow.db'}"
-
-
-def open_client(uri: str) -> Any:
-    """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
 
 
 class MlflowRuns:
@@ -108,10 +80,10 @@ class MlflowRuns:
             self._client = open_client(uri)
             self.experiment_id = self._find_experiment()
         except Exception as error:
-            if uri.startswith("http") and getattr(error, "error_code", None) in _AWAY:
-                raise  # a server that is down is worth another try
-            raise _refused(uri, error) from error
-        _tune_sqlite(uri, "PRAGMA journal_mode=WAL")  # readers and the writer do not block
+            if is_away(uri, error):
+                raise  # worth another try
+            raise refused(uri, error) from error
+        tune_sqlite(uri, "PRAGMA journal_mode=WAL")  # readers and the writer do not block
         self._runs = dict(state["runs"]) if state else {}
         self.parent = state["parent"] if state else None
         self._offset = state["offset"] if state else 0
@@ -145,7 +117,7 @@ class MlflowRuns:
 
     def finish(self) -> None:
         """Make sorted queries fast, once the sweep has ended."""
-        _tune_sqlite(tracking_uri(), "ANALYZE")
+        tune_sqlite(tracking_uri(), "ANALYZE")
 
     def _deliver(self, events: Sequence[Event]) -> None:
         from mlflow.entities import Metric
@@ -203,7 +175,7 @@ class MlflowRuns:
             run = self._client.create_run(
                 self.experiment_id,
                 start_time=int(event["time"] * 1000),
-                run_name=_run_name(trial),
+                run_name=run_name(trial),
                 tags={
                     **self._common_tags(),
                     "mlflow.parentRunId": self.parent,
@@ -241,31 +213,14 @@ class MlflowRuns:
         from mlflow.entities import RunTag
 
         best = self._record.best
-        tags = {"outcomes": counts_text(self._record), "mlflow.note.content": self._note()}
+        tags = {
+            "outcomes": counts_text(self._record),
+            "mlflow.note.content": parent_note(self._folder.name, self._sweep.config, self._record),
+        }
         if best is not None:
             tags["best.trial"] = best.name
             tags["best.params"] = params_text(best.params)
         self._client.log_batch(self.parent, tags=[RunTag(k, v) for k, v in tags.items()])
-
-    def _note(self) -> str:
-        best = self._record.best
-        name = self._folder.name
-        lines = []
-        if best is not None:
-            lines.append(
-                f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
-                f"({best.name}); {counts_text(self._record)}."
-            )
-        lines.append(f"Restore and check it: `{command('sweep', 'best')} {name}`")
-        table = best_by_size(self._sweep.config, self._record)
-        if table is not None:
-            heads = [str(column.header) for column in table.columns]
-            cells = [list(column.cells) for column in table.columns]
-            lines.append(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
-            lines[-1] += "".join(
-                f"\n| {' | '.join(map(str, row))} |" for row in zip(*cells, strict=True)
-            )
-        return "\n\n".join(lines)
 
     def _log_metrics(self, metrics: dict[str, list[Any]]) -> None:
         for name, values in metrics.items():
@@ -394,30 +349,6 @@ class MlflowRuns:
             "offset": self._offset,
         }
         write_atomic(self._folder / STATE_FILE, json.dumps(state).encode())
-
-
-def _refused(uri: str, error: Exception) -> SweepError:
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return SweepError(
-        f"MLflow store {redact(uri)!r}: {redact(reason)} "
-        "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
-        "or record without MLflow: --tracking.no-enabled"
-    )
-
-
-def _tune_sqlite(uri: str, statement: str) -> None:
-    if not uri.startswith("sqlite:///"):
-        return
-    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=10) as database:
-        database.execute(statement)
-    database.close()
-
-
-def _run_name(trial: TrialRecord) -> str:
-    """Return a name that MLflow's pages do not cut: the trial and its first searched value."""
-    field, value = next(iter(trial.params.items()))
-    shown = f"{value:.3g}" if isinstance(value, float) else value
-    return f"{trial.name} {short_name(field)}={shown}"
 
 
 def _user() -> str:

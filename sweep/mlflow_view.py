@@ -1,4 +1,4 @@
-"""A ready view of a sweep on MLflow's pages: its trials, the best first, the columns that matter.
+"""What a person sees on MLflow's pages: names, the note, and a ready view of a sweep's trials.
 
 MLflow keeps shared views as experiment tags. Their format is not documented (read in 3.17's pages,
 checked in a browser): where it is not understood, the page shows all runs as it would without.
@@ -8,6 +8,9 @@ import json
 from urllib.parse import quote
 
 from sweep.config import SweepConfig
+from sweep.results import SweepRecord, TrialRecord
+from sweep.space import short_name
+from sweep.tables import best_by_size, counts_text, params_text
 
 
 def view_tag(name: str, config: SweepConfig, created: float) -> tuple[str, str]:
@@ -58,3 +61,31 @@ def page_address(experiment_id: str, name: str) -> str:
         f"http://127.0.0.1:5000/#/experiments/{experiment_id}/runs"
         f"?viewStateShareKey={quote(name)}&workflowType=machine_learning"
     )
+
+
+def run_name(trial: TrialRecord) -> str:
+    """Return a name that MLflow's pages do not cut: the trial and its first searched value."""
+    field, value = next(iter(trial.params.items()))
+    shown = f"{value:.3g}" if isinstance(value, float) else value
+    return f"{trial.name} {short_name(field)}={shown}"
+
+
+def parent_note(name: str, config: SweepConfig, record: SweepRecord) -> str:
+    """Return the parent run's note, in Markdown: the best first, for four lines are shown."""
+    best = record.best
+    lines = []
+    if best is not None:
+        lines.append(
+            f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
+            f"({best.name}); {counts_text(record)}."
+        )
+    lines.append(f"Restore and check it: `python sweep/best.py {name}`")
+    table = best_by_size(config, record)
+    if table is not None:
+        heads = [str(column.header) for column in table.columns]
+        cells = [list(column.cells) for column in table.columns]
+        lines.append(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+        lines[-1] += "".join(
+            f"\n| {' | '.join(map(str, row))} |" for row in zip(*cells, strict=True)
+        )
+    return "\n\n".join(lines)

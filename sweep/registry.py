@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sweep.errors import SweepError
-from sweep.mlflow_runs import STATE_FILE, open_client, tracking_uri
+from sweep.mlflow_runs import STATE_FILE
+from sweep.mlflow_store import open_client, tracking_uri
 from sweep.redact import redact
 
 

@@ -9,10 +9,10 @@ from sweep.folder import find_sweep, read_sweep
 from sweep.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.retention import existing
 from sweep.tables import command, params_text, shown_path
-from trainable.checkpoint import Manifest, load_weights, read_verified
 from trainable.errors import CheckpointError
 from trainable.export import export_model
 from trainable.trainer import Trainer
+from trainable.trial_checkpoint import Manifest, load_weights, read_verified
 
 
 @dataclass(frozen=True)

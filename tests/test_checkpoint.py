@@ -17,21 +17,20 @@ import pytest
 import torch
 from torch import nn
 
-from trainable.checkpoint import (
-    MANIFEST_FILE,
-    Manifest,
-    load_checkpoint,
-    load_trial_checkpoint,
-    load_weights,
-    read_manifest,
-    read_verified,
-    save_checkpoint,
-    save_trial_checkpoint,
-)
+from trainable.checkpoint import load_checkpoint, save_checkpoint
 from trainable.config import ModelConfig, OptimConfig, TrialConfig
 from trainable.errors import CheckpointError
 from trainable.model import Transformer
 from trainable.optim import build_optimizer
+from trainable.trial_checkpoint import (
+    MANIFEST_FILE,
+    Manifest,
+    load_trial_checkpoint,
+    load_weights,
+    read_manifest,
+    read_verified,
+    save_trial_checkpoint,
+)
 
 TINY = ModelConfig(d_model=8, n_layers=1, head_dim=4, d_ff=8, context_length=8)
 FACTS: dict[str, Any] = {
@@ -635,7 +634,7 @@ KILLED_SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from trainable.checkpoint import load_trial_checkpoint, save_trial_checkpoint
+from trainable.trial_checkpoint import load_trial_checkpoint, save_trial_checkpoint
 from trainable.config import ModelConfig, OptimConfig, TrialConfig
 from trainable.model import Transformer
 from trainable.optim import build_optimizer

@@ -12,7 +12,7 @@ from test_sweep import make_project, run
 
 from sweep.results import SweepRecord
 from sweep.retention import existing
-from trainable.checkpoint import read_verified
+from trainable.trial_checkpoint import read_verified
 
 LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "3")
 

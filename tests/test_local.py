@@ -14,13 +14,13 @@ from conftest import MakeConfig, RunPython
 
 import trainable.generate
 import trainable.local
-from trainable.checkpoint import load_trial_checkpoint, read_manifest
 from trainable.config import ModelConfig
 from trainable.errors import CheckpointError, ConfigError
 from trainable.export import export_model, load_model
 from trainable.generate import generate
 from trainable.model import Transformer
 from trainable.trainer import Trainer
+from trainable.trial_checkpoint import load_trial_checkpoint, read_manifest
 
 LOCAL = Path(trainable.local.__file__)
 GENERATE = Path(trainable.generate.__file__)

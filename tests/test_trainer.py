@@ -12,7 +12,6 @@ import pytest
 import torch
 from conftest import MakeConfig, RunPython
 
-from trainable.checkpoint import read_manifest
 from trainable.config import TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import validation_starts
@@ -20,6 +19,7 @@ from trainable.errors import CheckpointError, ConfigError, DivergedError
 from trainable.model import next_token_loss
 from trainable.optim import learning_rate
 from trainable.trainer import Evaluation, Trainer
+from trainable.trial_checkpoint import read_manifest
 
 
 def results(evaluation: Evaluation) -> dict[str, Any]:

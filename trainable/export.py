@@ -9,11 +9,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model
 
-from trainable.checkpoint import MANIFEST_FILE, load_weights, read_manifest
 from trainable.config import Section, TrialConfig
 from trainable.errors import CheckpointError
 from trainable.model import Transformer
 from trainable.paths import in_project
+from trainable.trial_checkpoint import MANIFEST_FILE, load_weights, read_manifest
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

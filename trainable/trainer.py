@@ -13,12 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainable.checkpoint import (
-    Manifest,
-    load_trial_checkpoint,
-    read_manifest,
-    save_trial_checkpoint,
-)
 from trainable.config import TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import (
@@ -33,6 +27,12 @@ from trainable.device import autocast, resolve_device, resolve_precision
 from trainable.errors import CheckpointError, DivergedError
 from trainable.model import Transformer, next_token_loss
 from trainable.optim import build_optimizer, learning_rate, set_learning_rate
+from trainable.trial_checkpoint import (
+    Manifest,
+    load_trial_checkpoint,
+    read_manifest,
+    save_trial_checkpoint,
+)
 
 EVAL_BATCH_TOKENS = 8_192
 """Tokens evaluated at once; fixed, so that a loss never depends on the training batch."""

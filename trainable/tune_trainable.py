@@ -12,11 +12,11 @@ import torch
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainable.checkpoint import read_verified
 from trainable.config import TrialConfig
 from trainable.device import OUT_OF_MEMORY, memory_notice, require_out_of_memory
 from trainable.errors import CheckpointError, DivergedError
 from trainable.trainer import Evaluation, Trainer
+from trainable.trial_checkpoint import read_verified
 
 OBJECTIVE_OF_A_LOST_TRIAL = 1e9
 """What Tune is told of a trial without a finite loss: NaN would never be stopped and never learnt

@@ -1,0 +1,60 @@
+"""The MLflow store: where it is, a client that neither waits nor talks, and what it refuses."""
+
+import logging
+import os
+import sqlite3
+from typing import Any
+
+from sweep.errors import SweepError
+from sweep.redact import redact
+from trainable.paths import project_folder
+
+_AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # every failure is raised, too
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    # A dead server must not hold a call for minutes: the caller tries again.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+def tracking_uri() -> str:
+    """Return MLFLOW_TRACKING_URI, or the project's own store, which plain `mlflow ui` opens."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_folder() / 'mlflow.db'}"
+
+
+def open_client(uri: str) -> Any:
+    """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def is_away(uri: str, error: Exception) -> bool:
+    """Say whether `error` is of a server that may come back, and not of a store that refuses."""
+    return uri.startswith("http") and getattr(error, "error_code", None) in _AWAY
+
+
+def refused(uri: str, error: Exception) -> SweepError:
+    """Return what to say of a store that cannot be used at all."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return SweepError(
+        f"MLflow store {redact(uri)!r}: {redact(reason)} "
+        "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
+        "or record without MLflow: --tracking.no-enabled"
+    )
+
+
+def tune_sqlite(uri: str, statement: str) -> None:
+    """Run a statement on a store that is a local SQLite file; do nothing to another."""
+    if not uri.startswith("sqlite:///"):
+        return
+    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=10) as database:
+        database.execute(statement)
+    database.close()

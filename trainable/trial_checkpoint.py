@@ -1,0 +1,194 @@
+"""A trial's checkpoint folder: the state, and the manifest that vouches for it.
+
+The manifest is accepted in one spelling only and carries its own digest, so that no flipped bit in
+the folder goes unnoticed. Nothing is loaded before everything fits.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from trainable.checkpoint import (
+    first_line,
+    read_state,
+    restore,
+    restore_weights,
+    save_checkpoint,
+)
+from trainable.config import Section, TrialConfig
+from trainable.errors import CheckpointError
+from trainable.files import write_atomic
+
+MANIFEST_FILE = "manifest.json"
+
+
+class Manifest(Section):
+    """Facts about a trial's checkpoint. Replacing this file is what commits a save."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    iteration: int = Field(ge=0)
+    """Finished optimizer steps."""
+    config: TrialConfig
+    """The trial's settings."""
+    vocab_size: int = Field(ge=2)
+    """Number of token ids."""
+    dataset_digest: str
+    """Fingerprint of the tokens trained on."""
+    val_loss: float | None = None
+    """Validation loss at this iteration, nats per token."""
+    seconds: float = Field(ge=0)
+    """Training time so far."""
+    threads: int = Field(ge=1)
+    """CPU threads in use: other counts give other low-order bits."""
+    torch_version: str
+    """The torch that wrote it."""
+    state_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Digest of the state file, which is named after it."""
+    state_bytes: int = Field(ge=1)
+    """Size of the state file."""
+    manifest_sha256: str = ""
+    """Digest of the fields above."""
+
+    @property
+    def state_file(self) -> str:
+        """Name of the state file beside the manifest."""
+        return f"state-{self.state_sha256[:16]}.pt"
+
+    def digest(self) -> str:
+        """Return what manifest_sha256 must be."""
+        text = self.model_dump_json(exclude={"manifest_sha256"})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def text(self) -> str:
+        """Return the one spelling that read_manifest accepts."""
+        return self.model_dump_json(indent=2)
+
+
+def save_trial_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]
+) -> Manifest:
+    """Write a checkpoint folder, or replace the one there: a crash leaves the old or the new.
+
+    The state goes to a file named after its digest; replacing the manifest then commits it.
+
+    Args:
+        folder: where to write; made if missing.
+        model: any module.
+        optimizer: any optimizer.
+        facts: the manifest's fields, but for those of the state, `threads` and `torch_version`.
+
+    Raises:
+        OSError: the disk is full or not writable; what was committed before stays.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    save_checkpoint(model, optimizer, facts["iteration"], buffer)
+    state = buffer.getvalue()
+    manifest = Manifest(
+        **facts,
+        threads=torch.get_num_threads(),
+        torch_version=str(torch.__version__),
+        state_sha256=hashlib.sha256(state).hexdigest(),
+        state_bytes=len(state),
+    )
+    manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
+    write_atomic(folder / manifest.state_file, state)
+    write_atomic(folder / MANIFEST_FILE, manifest.text().encode())
+    for path in (*folder.glob("state-*.pt"), *folder.glob(".state-*"), *folder.glob(".manifest*")):
+        if path.name != manifest.state_file:
+            path.unlink(missing_ok=True)
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a checkpoint folder's manifest, without verifying the files.
+
+    Raises:
+        CheckpointError: it is missing, damaged or of a newer format.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: no readable {MANIFEST_FILE} ({error}): the save was not "
+            "finished, or this is no checkpoint folder; use another checkpoint"
+        ) from error
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: {MANIFEST_FILE} is damaged or of a newer format "
+            f"({first_line(error)}); use another checkpoint, or a newer version"
+        ) from error
+    if manifest.manifest_sha256 != manifest.digest() or manifest.text() != text:
+        raise CheckpointError(
+            f"checkpoint {folder}: {MANIFEST_FILE} was changed after it was written; "
+            "it is damaged: use another checkpoint"
+        )
+    return manifest
+
+
+def load_trial_checkpoint(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> Manifest:
+    """Verify a checkpoint folder, then restore model and optimizer from it.
+
+    Raises:
+        CheckpointError: as for read_manifest, read_verified and load_checkpoint.
+    """
+    manifest, state = read_verified(folder)
+    read = read_state(io.BytesIO(state))
+    if read["iteration"] != manifest.iteration:
+        raise CheckpointError(
+            f"checkpoint {folder}: the manifest says iteration {manifest.iteration}, the state "
+            f"{read['iteration']}; use another checkpoint"
+        )
+    restore(read, model, optimizer)
+    return manifest
+
+
+def load_weights(folder: Path, model: nn.Module) -> Manifest:
+    """Verify a checkpoint folder, then restore the model alone from it.
+
+    Raises:
+        CheckpointError: as for load_trial_checkpoint.
+    """
+    manifest, state = read_verified(folder)
+    restore_weights(read_state(io.BytesIO(state)), model)
+    return manifest
+
+
+def read_verified(folder: Path) -> tuple[Manifest, bytes]:
+    """Return the manifest and the state of a checkpoint folder, once every digest fits.
+
+    What was hashed is what is returned: the file is read once.
+
+    Raises:
+        CheckpointError: a file is missing, or its size or digest is not the manifest's.
+    """
+    manifest = read_manifest(folder)
+    path = folder / manifest.state_file
+    try:
+        if path.stat().st_size != manifest.state_bytes:
+            raise CheckpointError(
+                f"checkpoint {folder}: {path.name} has {path.stat().st_size} bytes, its manifest "
+                f"vouches for {manifest.state_bytes}: it is damaged; use another checkpoint"
+            )
+        state = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(
+            f"checkpoint {folder}: {path.name}: {error.strerror}; use another checkpoint"
+        ) from error
+    if hashlib.sha256(state).hexdigest() != manifest.state_sha256:
+        raise CheckpointError(
+            f"checkpoint {folder}: {path.name} does not have the digest that its manifest "
+            "vouches for: it is damaged; use another checkpoint"
+        )
+    return manifest, state
