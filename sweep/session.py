@@ -103,7 +103,7 @@ def run_trials(
     watch = NodeWatch()
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
-    to_do = config.num_samples - len(record.trials) + len(unfinished)
+    to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {
         trial.name: [str(folder / c.path) for c in existing(folder, trial)] for trial in unfinished
     }

@@ -1,0 +1,61 @@
+"""What the terminal shows while a sweep runs."""
+
+import io
+
+from rich.console import Console
+from sweep_samples import sweep_config
+
+from sweep.events import EventLog
+from sweep.progress import PLAIN_LINES, Progress
+from sweep.results import SweepRecord
+
+
+def play(tmp_path, trials, *, terminal=False, fail=()):
+    """Record a sweep of so many trials; return what was shown."""
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=terminal, width=110)
+    config = sweep_config(num_samples=trials)
+    record = SweepRecord()
+    log = EventLog(tmp_path)
+    log.listen(record.apply)
+    log.append("session_started", session=1, num_samples=trials)
+    with Progress(config, record, 60.0, console) as progress:
+        log.listen(progress.notice)
+        for number in range(trials):
+            name = f"t{number:03d}"
+            params = {field: domain.values[0] for field, domain in config.space.items()}
+            log.append("trial_started", trial=name, params=params)
+            metrics = {"step": 5, "val_loss": 3.0 - number / 1000}
+            log.append("evaluation", trial=name, metrics=metrics)
+            lost = number in fail
+            log.append(
+                "outcome",
+                trial=name,
+                outcome="failed" if lost else "stopped",
+                step=5,
+                rung=None if lost else 5,
+                reason="ValueError: no luck" if lost else None,
+            )
+    log.close()
+    return output.getvalue()
+
+
+def test_plain_output_stays_short_however_many_trials(tmp_path):
+    lines = play(tmp_path, 500).splitlines()
+    assert 10 <= len(lines) <= PLAIN_LINES
+    assert lines[-1].startswith("[500/500] t499 ")
+    assert "stopped at rung 5" in lines[-1]
+    assert "best 2.5010 (t499)" in lines[-1]
+
+
+def test_every_failure_is_told_with_its_reason(tmp_path):
+    lines = play(tmp_path, 40, fail={3, 17}).splitlines()
+    assert "t003 failed: ValueError: no luck" in lines
+    assert "t017 failed: ValueError: no luck" in lines
+
+
+def test_a_terminal_shows_counts_and_the_best(tmp_path):
+    shown = play(tmp_path, 4, terminal=True)
+    assert "4/4 trials" in shown
+    assert "4 stopped" in shown
+    assert "best 2.9970  t003" in shown
