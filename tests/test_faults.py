@@ -171,12 +171,12 @@ def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
 
     tokens = tmp_path / "data" / "words" / "train.npy"
     content = bytearray(tokens.read_bytes())
-    content[-2] ^= 1
+    content[-6] ^= 1
     tokens.write_bytes(content)
     done = run(tmp_path, *resume)
     assert done.returncode == 2
     assert "dataset" in done.stderr
-    content[-2] ^= 1
+    content[-6] ^= 1
     tokens.write_bytes(content)
     assert (folder / "events.jsonl").read_bytes() == before
 

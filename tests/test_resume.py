@@ -42,7 +42,9 @@ def start():
     for sweep in started:
         if sweep.poll() is None:
             os.killpg(sweep.pid, signal.SIGKILL)
-            sweep.communicate()
+            sweep.wait()
+        sweep.stdout.close()
+        sweep.stderr.close()
 
 
 def events(folder: Path) -> list[dict]:
