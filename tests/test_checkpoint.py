@@ -523,7 +523,7 @@ def test_flipped_bits_in_a_folder_are_never_accepted(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
-        for bit in rng.choice(len(content) * 8, size=150, replace=False):
+        for bit in rng.choice(len(content) * 8, size=200, replace=False):
             damaged = bytearray(content)
             damaged[bit // 8] ^= 1 << bit % 8
             file.write_bytes(damaged)
