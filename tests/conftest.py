@@ -1,6 +1,7 @@
 """Shared fixtures: each test has its own project and cache folder, and something tiny to train."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch starts, here an
 
 import numpy as np
 import pytest
+from live_sweeps import ROOT
 
 from trainable.config import TrialConfig
 from trainable.corpus import TextFiles
@@ -88,3 +90,32 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
         )
 
     return run
+
+
+@pytest.fixture
+def start():
+    """Return a function that starts a sweep in a process group, ended with the test."""
+    started = []
+
+    def start_sweep(home: Path, *arguments: str) -> subprocess.Popen:
+        env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+        sweep = subprocess.Popen(
+            [sys.executable, str(ROOT / "sweep/run.py"), *arguments],
+            env=env,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(sweep)
+        return sweep
+
+    yield start_sweep
+    for sweep in started:
+        if sweep.poll() is None:
+            os.killpg(sweep.pid, signal.SIGKILL)
+            sweep.wait()
+        sweep.stdout.close()
+        sweep.stderr.close()

@@ -20,8 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from test_resume import descendants, processes
-from test_sweep import ROOT, make_project
+from live_sweeps import ROOT, descendants, make_project, processes
 
 from sweep.results import SweepRecord
 

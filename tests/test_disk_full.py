@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_resume import assert_whole, evaluated, start, wait_for  # noqa: F401 - a fixture
-from test_sweep import make_project, run
+from live_sweeps import assert_whole, evaluated, make_project, run, wait_for
 
 from sweep.results import SweepRecord
 from sweep.retention import existing
@@ -54,7 +53,7 @@ def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_up_loses_nothing(small_disk, start):  # noqa: F811
+def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     config = make_project(small_disk)
     folder = small_disk / "results" / "full"
     sweep = start(small_disk, "--config", str(config), "--name", "full", *LONG)

@@ -11,14 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_resume import (
-    SLOWER,
-    evaluated,
-    processes,
-    start,  # noqa: F401 - a fixture
-    wait_for,
-)
-from test_sweep import ROOT, make_project, run
+from live_sweeps import ROOT, SLOWER, evaluated, make_project, processes, run, wait_for
 
 from sweep.results import SweepRecord
 from trainable.corpus import TextFiles
@@ -95,7 +88,7 @@ def test_each_fault_ends_its_own_trial_only(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_keeps_dying_fails_its_trial_only(tmp_path, start):  # noqa: F811
+def test_a_worker_that_keeps_dying_fails_its_trial_only(tmp_path, start):
     config = make_project(tmp_path)
     folder = tmp_path / "results" / "dying"
     flags = (*SLOWER, "--max-failures", "0")
@@ -114,7 +107,7 @@ def test_a_worker_that_keeps_dying_fails_its_trial_only(tmp_path, start):  # noq
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_at_once(tmp_path, start):  # noqa: F811
+def test_a_second_signal_ends_at_once(tmp_path, start):
     config = make_project(tmp_path)
     folder = tmp_path / "results" / "twice"
     sweep = start(tmp_path, "--config", str(config), "--name", "twice", *SLOWER)
@@ -129,7 +122,7 @@ def test_a_second_signal_ends_at_once(tmp_path, start):  # noqa: F811
 
 
 @pytest.mark.slow
-def test_only_one_process_runs_a_sweep(tmp_path, start):  # noqa: F811
+def test_only_one_process_runs_a_sweep(tmp_path, start):
     config = make_project(tmp_path)
     folder = tmp_path / "results" / "one"
     sweep = start(tmp_path, "--config", str(config), "--name", "one", *SLOWER)
@@ -232,7 +225,7 @@ def _stop(server: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_a_tracking_server_killed_in_the_middle_gets_the_rest_later(tmp_path, start, monkeypatch):  # noqa: F811
+def test_a_tracking_server_killed_in_the_middle_gets_the_rest_later(tmp_path, start, monkeypatch):
     config = make_project(tmp_path)
     folder = tmp_path / "results" / "served"
     port = _free_port()

@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_resume import descendants, evaluated, start, wait_for  # noqa: F401 - a fixture
-from test_sweep import make_project, run
+from live_sweeps import descendants, evaluated, make_project, run, wait_for
 
 from sweep.redact import redact
 
@@ -77,7 +76,7 @@ def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):  # noqa: F811
+def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
     config = make_project(tmp_path)
     folder = tmp_path / "results" / "private"
     sweep = start(tmp_path, "--config", str(config), "--name", "private", *LONG)

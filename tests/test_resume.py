@@ -1,128 +1,24 @@
 """Interruptions of the driver and of workers: real processes, real signals, then --resume."""
 
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from test_sweep import ROOT, make_project, run
+from live_sweeps import (
+    SLOWER,
+    assert_whole,
+    descendants,
+    evaluated,
+    make_project,
+    processes,
+    run,
+    wait_for,
+)
 
 from sweep.results import SweepRecord
-
-# Steps slow enough that a signal finds trials in their middle.
-SLOWER = ("--trial.train.steps", "2000", "--trial.train.eval-every", "100", "--num-samples", "4")
-
-
-@pytest.fixture
-def start():
-    """Return a function that starts a sweep in a process group, ended with the test."""
-    started = []
-
-    def start_sweep(home: Path, *arguments: str) -> subprocess.Popen:
-        env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
-        sweep = subprocess.Popen(
-            [sys.executable, str(ROOT / "sweep/run.py"), *arguments],
-            env=env,
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(sweep)
-        return sweep
-
-    yield start_sweep
-    for sweep in started:
-        if sweep.poll() is None:
-            os.killpg(sweep.pid, signal.SIGKILL)
-            sweep.wait()
-        sweep.stdout.close()
-        sweep.stderr.close()
-
-
-def events(folder: Path) -> list[dict]:
-    """Return the whole lines of a sweep's record."""
-    path = folder / "events.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def wait_for(condition, seconds: float = 120.0) -> None:
-    """Wait until `condition()` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.05)
-
-
-def evaluated(folder: Path, step: int, trials: int = 1) -> bool:
-    """Say whether so many trials have reported so far a step."""
-    seen = {
-        e["trial"]
-        for e in events(folder)
-        if e["event"] == "evaluation" and e["metrics"]["step"] >= step
-    }
-    return len(seen) >= trials
-
-
-def descendants(pid: int) -> list[int]:
-    """Return the processes below `pid`."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            found += [child, *descendants(child)]
-    return found
-
-
-def processes(pid: int, pattern: bytes) -> list[int]:
-    """Return the processes below `pid` whose command line begins with a pattern."""
-    found = []
-    for child in descendants(pid):
-        try:
-            if re.match(pattern, Path(f"/proc/{child}/cmdline").read_bytes()):
-                found.append(child)
-        except OSError:
-            continue
-    assert found
-    return found
-
-
-def assert_whole(home: Path, name: str, steps: int, trials: int) -> SweepRecord:
-    """Every trial ended once and for all, curves are without doubled steps, MLflow agrees."""
-    from mlflow import MlflowClient
-
-    record = SweepRecord.read(home / "results" / name)
-    assert sorted(record.trials) == [f"t{n:03d}" for n in range(trials)]
-    assert {t.outcome for t in record.trials.values()} <= {"finished", "stopped"}
-    params = [tuple(t.params.values()) for t in record.trials.values()]
-    assert len(set(params)) == trials
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    runs = client.search_runs(["1"], f"tags.`sweep.name` = '{name}'", max_results=1000)
-    assert len(runs) == trials + 1
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    for child in runs:
-        trial = record.trials.get(child.data.tags.get("sweep.trial", ""))
-        if trial is None:
-            continue
-        reported = [e["step"] for e in trial.evaluations]
-        assert reported == sorted(set(reported))
-        assert trial.step == (steps if trial.outcome == "finished" else trial.rung)
-        points = client.get_metric_history(child.info.run_id, "val_loss")
-        assert sorted(point.step for point in points) == reported
-        assert child.data.tags["outcome"] == trial.outcome
-    return record
 
 
 @pytest.mark.slow

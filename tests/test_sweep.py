@@ -3,61 +3,13 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from live_sweeps import make_project, run
 
 from sweep.mlflow_runs import RUN_STATUS
 from sweep.results import SweepRecord
-from trainable.corpus import TextFiles
-from trainable.prepare import prepare
-
-ROOT = Path(__file__).resolve().parents[1]
-SWEEP = """
-num_samples: 6
-space:
-  optim.lr: {loguniform: [1e-5, 3e-2]}
-  model.d_model: {choice: [16, 32]}
-start_points:
-  - {optim.lr: 1e-2, model.d_model: 32}
-asha: {reduction_factor: 2}
-trial:
-  data: {dataset: data/words}
-  model: {n_layers: 1, head_dim: 16, context_length: 32}
-  train: {steps: 40, batch_size: 4, eval_every: 10, eval_tokens: 512}
-"""
-
-
-def make_project(home: Path) -> Path:
-    """Make a project folder with a small dataset and a sweep's config; return the config."""
-    text = home / "text"
-    text.mkdir(parents=True)
-    for n in range(30):
-        words = " ".join(f"def f{i}(x): return x + {i * n}" for i in range(40))
-        (text / f"{n:02d}.txt").write_text(words + "\n")
-    prepare(TextFiles([text]), home / "data" / "words")
-    config = home / "sweep.yaml"
-    config.write_text(SWEEP)
-    return config
-
-
-def run(home: Path, script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
-    """Run a command of the checkout from a folder that is not the project's."""
-    elsewhere = home / "elsewhere"
-    elsewhere.mkdir(exist_ok=True)
-    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
-    env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
-    return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
-        cwd=elsewhere,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        **options,
-    )
 
 
 @pytest.fixture(scope="module")
