@@ -177,11 +177,11 @@ def test_a_reader_beside_the_writer_sees_whole_events_only(log: EventLog, tmp_pa
     writer.start()
     seen: list[Event] = []
     offset = 0
-    while not (done.is_set() and len(seen) == 300):
+    finished = False
+    while not finished:
+        finished = done.is_set()  # before the last look, not after it
         events, offset = read_events_from(tmp_path, offset)
         seen += events
-        if done.is_set() and not events:
-            break
     writer.join()
     assert [e["number"] for e in seen] == list(range(300))
 
