@@ -20,7 +20,7 @@ from sweep.events import EventLog
 from sweep.placement import Machine
 from sweep.results import SweepRecord
 from sweep.retention import existing
-from trainable.paths import PACKAGE_PARENT
+from trainable.paths import PACKAGE_PARENT, cache_folder
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -47,6 +47,7 @@ _ENVIRONMENT = {
     # A resume reads the sweep's own record: Tune's snapshots would only cost time.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
+_SCRATCH = "lm-sweep-"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -62,7 +63,12 @@ def ray_started(machine: Machine) -> Iterator[None]:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
 
-    scratch = tempfile.mkdtemp(prefix="lm-sweep-")
+    remove_stale_scratch()
+    scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+    # A killed worker leaves its temporary files there, too; compiled kernels are kept for others.
+    temporary = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = scratch
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     try:
         ray.init(
             address="local",
@@ -81,7 +87,29 @@ def ray_started(machine: Machine) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if temporary is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = temporary
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_stale_scratch() -> None:
+    """Remove the temporary folders of our own sweeps whose driver was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and folder.lstat().st_uid == os.geteuid() and not _lives(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def run_trials(

@@ -119,7 +119,7 @@ def faults_of(home: Path, names: list[str]) -> list[str]:
             steps = [e["step"] for e in trial.evaluations]
             if steps != sorted(set(steps)):
                 faults.append(f"{name} {trial.name}: doubled steps")
-    left = [p.name for p in (home / "tmp").iterdir() if not p.name.startswith("pymp-")]
+    left = [p.name for p in (home / "tmp").iterdir() if not p.name.startswith("torchinductor_")]
     if left:
         faults.append(f"temporary files left: {left}")
     return faults

@@ -1,8 +1,10 @@
 """Interruptions of the driver and of workers: real processes, real signals, then --resume."""
 
+import glob
 import os
 import re
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,8 +34,11 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start):
     sweep.communicate()
     before = SweepRecord.read(folder)
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+    left = Path(tempfile.gettempdir()) / f"lm-sweep-{sweep.pid}-"
+    assert glob.glob(f"{left}*")
     done = run(tmp_path, "sweep/run.py", "--resume", "killed")
     assert done.returncode == 0, done.stderr
+    assert not glob.glob(f"{left}*")
     record = assert_whole(tmp_path, "killed", steps=2000, trials=4)
     for name, trial in before.trials.items():
         kept = record.trials[name]

@@ -26,6 +26,11 @@ def in_project(path: str | Path) -> Path:
     return (project_folder() / Path(path).expanduser()).resolve()
 
 
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lm-sweep"
+
+
 def config_file(name: str) -> Path:
     """Return a user's configuration file, or one shipped with the project, e.g. `smoke.yaml`."""
     shipped = (PACKAGE_PARENT / "configs" / name, PACKAGE_PARENT / "sweep" / "configs" / name)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from trainable.errors import DataError
 from trainable.files import write_atomic
+from trainable.paths import cache_folder
 
 CHUNK_BYTES = 1 << 22
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -178,6 +179,5 @@ def _checked_before(path: Path, dtype: str) -> dict[str, Any] | None:
 
 
 def _record_file(path: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:32]
-    return cache / "lm-sweep" / "checked" / f"{name}.json"
+    return cache_folder() / "checked" / f"{name}.json"
