@@ -1,0 +1,114 @@
+"""All benchmarks: `python benchmarks/run.py` prints a table and writes it as JSON.
+
+Each part is a module of this folder with `rows(short)`. Parts that need another program to compare
+with say so where it is missing: `pip install -e ".[benchmark]"`.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread a trial, as in a sweep
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Row
+
+PARTS = ("step", "batches", "evaluation", "checkpoint", "start", "recording", "sweep", "driver")
+BASELINE = Path(__file__).with_name("baseline.json")
+
+
+def main() -> int:
+    """Run the benchmarks; with --check, exit 1 where a figure fell behind the baseline."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts of {', '.join(PARTS)}")
+    parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
+    parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
+    parser.add_argument("--check", action="store_true", help="compare with baseline.json")
+    arguments = parser.parse_args()
+    console = Console(width=150)
+    rows: list[Row] = []
+    for row in all_rows(arguments.only.split(","), arguments.short):
+        rows.append(row)
+        console.print(line(row), highlight=False, markup=False, soft_wrap=True)
+    console.print(table(rows))
+    if arguments.json:
+        described = {"machine": machine(), "rows": [row.as_json() for row in rows]}
+        arguments.json.write_text(json.dumps(described, indent=1) + "\n")
+    worse = behind(rows, json.loads(BASELINE.read_text())) if arguments.check else []
+    for text in worse:
+        console.print(f"behind the baseline: {text}", highlight=False, markup=False)
+    return 1 if worse else 0
+
+
+def all_rows(parts: list[str], short: bool) -> Iterator[Row]:
+    """Yield the rows of some parts as they are measured."""
+    for part in parts:
+        yield from importlib.import_module(f"benchmarks.{part}").rows(short)
+
+
+def line(row: Row) -> str:
+    """Return a row as one line, for reading along."""
+    spread = f"[{row.low:.3g} .. {row.high:.3g}]"
+    bar = f"{row.bar} {'met' if row.met else 'MISSED'}" if str(row.bar) else ""
+    return f"{row.part:<11} {row.case:<44} {row.figure:8.3g} {spread:<18} {row.unit} {bar}"
+
+
+def table(rows: list[Row]) -> Table:
+    """Return the rows as a table."""
+    shown = Table(title=machine(), title_justify="left")
+    for name in ("part", "case", "figure", "quartiles", "unit", "bar", "of peak", "note"):
+        shown.add_column(name, justify="right" if name in ("figure", "of peak") else "left")
+    for row in rows:
+        shown.add_row(
+            row.part,
+            row.case,
+            f"{row.figure:.3g}",
+            f"{row.low:.3g} .. {row.high:.3g}",
+            row.unit,
+            f"{row.bar} {'met' if row.met else 'MISSED'}" if str(row.bar) else "",
+            "" if row.peak is None else f"{row.peak:.0%}",
+            row.note,
+        )
+    return shown
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    name = next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), "")
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{name or platform.processor()}, {cores} cores{gpu}; Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def behind(rows: list[Row], baseline: dict[str, dict[str, float]]) -> list[str]:
+    """Return the rows that are worse than the baseline by more than their margin, in words."""
+    worse = []
+    for row in rows:
+        known = baseline.get(row.part, {}).get(row.case)
+        if known is None or row.margin is None:
+            continue
+        smaller_is_better = row.bar.at_most is not None
+        # The quartile nearest to the baseline: noise alone must not fail a build.
+        seen = row.low if smaller_is_better else row.high
+        limit = known * (1 + row.margin) if smaller_is_better else known / (1 + row.margin)
+        if seen > limit if smaller_is_better else seen < limit:
+            worse.append(f"{row.part}, {row.case}: {seen:.3g} against {known:.3g} {row.unit}")
+    return worse
+
+
+if __name__ == "__main__":
+    sys.exit(main())
