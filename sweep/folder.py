@@ -195,21 +195,19 @@ def code_digest() -> str:
 def _git_commit() -> str | None:
     if not (PACKAGE_PARENT / ".git").exists():
         return None
-    git = ["git", "-C", os.fspath(PACKAGE_PARENT)]
     try:
-        commit = subprocess.run(  # noqa: S603 - fixed words, no shell
-            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        changed = subprocess.run(  # noqa: S603
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit + ("+" if changed else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", os.fspath(PACKAGE_PARENT), *words]
+    done = subprocess.run(  # noqa: S603 - fixed words, no shell
+        command, capture_output=True, text=True, timeout=10, check=True
+    )
+    return done.stdout.strip()
 
 
 def _checked(name: str) -> str:

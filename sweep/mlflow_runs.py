@@ -5,8 +5,6 @@ metric's row is identified by key, step and the event's own time. How far the re
 kept in mlflow.json beside it, so what a dead server missed can be delivered later.
 """
 
-import getpass
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,17 @@ from typing import Any
 from sweep.errors import SweepError
 from sweep.events import Event, read_events_from
 from sweep.folder import SweepFile
+from sweep.mlflow_parent import common_tags, complete_parent, create_parent, describe_parent
+from sweep.mlflow_state import read_delivery, save_delivery
 from sweep.mlflow_store import is_away, open_client, refused, tracking_uri, tune_sqlite
-from sweep.mlflow_view import parent_note, run_name, view_tag
+from sweep.mlflow_view import run_name
 from sweep.redact import redact
 from sweep.results import Outcome, SweepRecord, TrialRecord
 from sweep.space import show_value
-from sweep.tables import counts_text, params_text
 from trainable.counts import parameter_count
-from trainable.files import write_atomic
 from trainable.meta import DatasetMeta
 from trainable.paths import in_project, project_folder
 
-STATE_FILE = "mlflow.json"
 LARGEST_BATCH = 1_000
 """Metrics in one log_batch call: the server's limit."""
 RUN_STATUS: dict[Outcome, str] = {
@@ -51,6 +48,7 @@ class MlflowRuns:
         self.experiment_id: str | None = None
         self.parent: str | None = None
         self._folder = folder
+        self._name = folder.name
         self._sweep = sweep
         self._runs: dict[str, str] = {}
         self._client: Any = None
@@ -69,7 +67,7 @@ class MlflowRuns:
             Exception: the store cannot be reached now; try again later.
         """
         uri = tracking_uri()
-        state = self._read_state()
+        state = read_delivery(self._folder)
         if state and state["tracking_uri"] != redact(uri):
             raise SweepError(
                 f"MLFLOW_TRACKING_URI {redact(uri)!r}: the sweep began in "
@@ -89,8 +87,8 @@ class MlflowRuns:
         self._offset = state["offset"] if state else 0
         self._find_runs()  # also those made by a process that was killed before it noted them
         if self.parent is None:
-            self.parent = self._create_parent()
-        self._complete_parent(self.parent)
+            self.parent = create_parent(self._client, self.experiment_id, self._name, self._sweep)
+        complete_parent(self._client, self.experiment_id, self.parent, self._name, self._sweep)
         self._save_state()
 
     def deliver_new(self) -> int:
@@ -148,7 +146,8 @@ class MlflowRuns:
         elif kind == "outcome":
             self._end_trial(self._record.trials[event["trial"]], event)
         elif kind == "session_ended":
-            self._describe_parent()
+            assert self.parent is not None
+            describe_parent(self._client, self.parent, self._name, self._sweep, self._record)
             status = "FINISHED" if event["completed"] else "KILLED"
             self._client.set_terminated(self.parent, status, int(event["time"] * 1000))
 
@@ -177,7 +176,7 @@ class MlflowRuns:
                 start_time=int(event["time"] * 1000),
                 run_name=run_name(trial),
                 tags={
-                    **self._common_tags(),
+                    **common_tags(self._name, self._sweep),
                     "mlflow.parentRunId": self.parent,
                     "sweep.trial": trial.name,
                     "sweep.config": config.model_dump_json(),
@@ -208,19 +207,6 @@ class MlflowRuns:
         if best is not None:
             metric = Metric("best_val_loss", best.best_val_loss, stamp, ended)
             self._client.log_batch(self.parent, metrics=[metric])
-
-    def _describe_parent(self) -> None:
-        from mlflow.entities import RunTag
-
-        best = self._record.best
-        tags = {
-            "outcomes": counts_text(self._record),
-            "mlflow.note.content": parent_note(self._folder.name, self._sweep.config, self._record),
-        }
-        if best is not None:
-            tags["best.trial"] = best.name
-            tags["best.params"] = params_text(best.params)
-        self._client.log_batch(self.parent, tags=[RunTag(k, v) for k, v in tags.items()])
 
     def _log_metrics(self, metrics: dict[str, list[Any]]) -> None:
         for name, values in metrics.items():
@@ -255,104 +241,13 @@ class MlflowRuns:
             if not token:
                 return
 
-    def _create_parent(self) -> str:
-        identity = self._sweep.identity
-        run = self._client.create_run(
-            self.experiment_id,
-            start_time=int(identity.created * 1000),
-            run_name=self._folder.name,
-            tags={
-                **self._common_tags(),
-                **{f"version.{name}": v for name, v in identity.versions.items()},
-                "sweep.code": identity.code_digest,
-            },
-        )
-        return str(run.info.run_id)
-
-    def _complete_parent(self, run_id: str) -> None:
-        """Log what a parent shows, unless it was: a crash may have come between."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
-
-        run = self._client.get_run(run_id)
-        if run.inputs.dataset_inputs:
-            return
-        identity, config = self._sweep.identity, self._sweep.config
-        view = view_tag(self._folder.name, config, identity.created)
-        self._client.set_experiment_tag(self.experiment_id, *view)
-        values = {
-            "num_samples": config.num_samples,
-            "seed": config.seed,
-            "search": config.search.algorithm,
-            "rungs": ", ".join(map(str, config.rungs)) or "none",
-            "reduction_factor": config.asha.reduction_factor,
-            "cpus_per_trial": config.cpus_per_trial,
-            "gpus_per_trial": config.gpus_per_trial,
-            "train.steps": config.trial.train.steps,
-            "train.seed": config.trial.train.seed,
-            **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
-        }
-        params = [Param(k, show_value(v)) for k, v in values.items()]
-        if not run.data.params:
-            self._client.log_batch(run_id, params=params)
-        folder = in_project(config.trial.data.dataset)
-        dataset = Dataset(
-            name=folder.name,
-            digest=identity.dataset_digest,
-            source_type="local",
-            source=json.dumps({"uri": str(folder)}),
-        )
-        context = [InputTag("mlflow.data.context", "training")]
-        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
-
-    def _common_tags(self) -> dict[str, str]:
-        identity = self._sweep.identity
-        tags = {
-            "sweep.id": identity.sweep_id,
-            "sweep.name": self._folder.name,
-            "dataset.digest": identity.dataset_digest,
-            "mlflow.source.name": "sweep/run.py",
-            "mlflow.source.type": "LOCAL",
-            "mlflow.user": _user(),
-        }
-        if identity.git_commit:
-            tags["mlflow.source.git.commit"] = identity.git_commit
-        return tags
-
     def _vocab_size(self) -> int | None:
         data = self._sweep.config.trial.data
         if data.raw_vocab_size is not None:
             return data.raw_vocab_size
         return DatasetMeta.read(in_project(data.dataset)).vocab_size
 
-    def _read_state(self) -> dict[str, Any] | None:
-        path = self._folder / STATE_FILE
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            sound = (
-                isinstance(state["tracking_uri"], str)
-                and isinstance(state["parent"], str)
-                and isinstance(state["runs"], dict)
-                and isinstance(state["offset"], int)
-            )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            sound = False
-        return state if sound else None
-
     def _save_state(self) -> None:
-        state = {
-            "tracking_uri": redact(tracking_uri()),
-            "experiment_id": self.experiment_id,
-            "parent": self.parent,
-            "runs": self._runs,
-            "offset": self._offset,
-        }
-        write_atomic(self._folder / STATE_FILE, json.dumps(state).encode())
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"  # a container's uid may have no name
+        assert self.experiment_id is not None
+        assert self.parent is not None
+        save_delivery(self._folder, self.experiment_id, self.parent, self._runs, self._offset)

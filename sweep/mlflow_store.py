@@ -7,6 +7,7 @@ from typing import Any
 
 from sweep.errors import SweepError
 from sweep.redact import redact
+from trainable.errors import first_line
 from trainable.paths import project_folder
 
 _AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
@@ -43,9 +44,8 @@ def is_away(uri: str, error: Exception) -> bool:
 
 def refused(uri: str, error: Exception) -> SweepError:
     """Return what to say of a store that cannot be used at all."""
-    reason = next(iter(str(error).splitlines()), type(error).__name__)
     return SweepError(
-        f"MLflow store {redact(uri)!r}: {redact(reason)} "
+        f"MLflow store {redact(uri)!r}: {redact(first_line(error))} "
         "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
         "or record without MLflow: --tracking.no-enabled"
     )

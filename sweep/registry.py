@@ -1,11 +1,9 @@
 """A trained model in MLflow's model registry: files only, no pickle, no fixed sequence length."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from sweep.errors import SweepError
-from sweep.mlflow_runs import STATE_FILE
+from sweep.mlflow_state import read_delivery
 from sweep.mlflow_store import open_client, tracking_uri
 from sweep.redact import redact
 
@@ -19,14 +17,13 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
     Raises:
         SweepError: the sweep was not recorded in MLflow, or the store refuses.
     """
-    try:
-        state: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        experiment, run_id = state["experiment_id"], state["runs"][trial]
-    except (OSError, ValueError, KeyError) as error:
+    state = read_delivery(folder)
+    if state is None or trial not in state["runs"]:
         raise SweepError(
             f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
             f"`python sweep/status.py {folder.name} --sync`"
-        ) from error
+        )
+    experiment, run_id = state["experiment_id"], state["runs"][trial]
     import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException

@@ -16,7 +16,7 @@ from sweep.folder import find_sweep, is_running, read_sweep, results_folder, swe
 from sweep.redact import redact
 from sweep.results import SweepRecord
 from sweep.tables import best_by_size, counts_text, duration, leaderboard, outcome_text, plain_table
-from trainable.errors import ConfigError, UserError
+from trainable.errors import ConfigError, UserError, first_line
 from trainable.settings import run_command
 
 
@@ -113,9 +113,9 @@ def _sync(name: str, console: Console) -> int:
         except UserError:
             raise
         except Exception as error:  # whatever ails the store, the answer is to try again later
-            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            reason = redact(first_line(error))
             raise SweepError(
-                f"--sync {name}: MLflow is away ({redact(first_line)}); try again when it is back"
+                f"--sync {name}: MLflow is away ({reason}); try again when it is back"
             ) from error
     console.print(f"{name}: {delivered} events delivered to MLflow", highlight=False)
     return 0

@@ -13,6 +13,7 @@ from sweep.errors import SweepError
 from sweep.events import Event
 from sweep.mlflow_runs import MlflowRuns
 from sweep.redact import redact
+from trainable.errors import first_line
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -94,8 +95,7 @@ class Tracker:
             try:
                 action()
             except Exception as error:  # any failure of the store: training must not notice
-                first_line = next(iter(str(error).splitlines()), "")
-                self.trouble = redact(f"{type(error).__name__}: {first_line}")
+                self.trouble = redact(f"{type(error).__name__}: {first_line(error)}")
                 if self._closing.is_set():
                     return False
             else:

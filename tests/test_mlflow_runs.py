@@ -35,7 +35,8 @@ from sweep_samples import (
 from sweep.errors import SweepError
 from sweep.events import EVENTS_FILE, Event, read_events
 from sweep.folder import SweepFile
-from sweep.mlflow_runs import RUN_STATUS, STATE_FILE, MlflowRuns
+from sweep.mlflow_runs import RUN_STATUS, MlflowRuns
+from sweep.mlflow_state import STATE_FILE
 from sweep.mlflow_store import open_client, tracking_uri
 from sweep.mlflow_view import page_address
 from sweep.registry import register_model

@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO
 import torch
 from torch import nn
 
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, first_line
 from trainable.files import write_atomic
 
 Source = str | os.PathLike[str] | BinaryIO | IO[bytes]
@@ -203,8 +203,3 @@ def _kind(value: Any) -> str:
 
 def _name(src: Source) -> str:
     return str(src) if isinstance(src, (str, os.PathLike)) else "file object"
-
-
-def first_line(error: Exception) -> str:
-    """Return an error's first line, or its kind if it says nothing."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

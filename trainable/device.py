@@ -21,12 +21,6 @@ def require_out_of_memory(error: BaseException) -> None:
         raise error
 
 
-def memory_notice(error: BaseException) -> str:
-    """Return an out-of-memory error in one line."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 def resolve_device(config: TrainConfig) -> torch.device:
     """Return the device that `config` names; "auto" is CUDA, else MPS, else the CPU.
 

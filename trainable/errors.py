@@ -28,3 +28,8 @@ class DivergedError(ArithmeticError):
 
     def __reduce__(self) -> tuple[type["DivergedError"], tuple[int, float, float]]:
         return DivergedError, (self.step, self.lr, self.loss)
+
+
+def first_line(error: BaseException) -> str:
+    """Return an error's first line, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -10,7 +10,7 @@ from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model
 
 from trainable.config import Section, TrialConfig
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, first_line
 from trainable.model import Transformer
 from trainable.paths import in_project
 from trainable.trial_checkpoint import MANIFEST_FILE, load_weights, read_manifest
@@ -69,6 +69,7 @@ def load_model(folder: Path) -> tuple[Transformer, Path]:
         model = Transformer(config.trial.model, config.vocab_size)
         load_tensors(model, str(folder / WEIGHTS_FILE))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        detail = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"{folder}: cannot be loaded ({detail}); export it again") from error
+        raise CheckpointError(
+            f"{folder}: cannot be loaded ({first_line(error)}); export it again"
+        ) from error
     return model, folder / TOKENIZER_FILE

@@ -14,14 +14,13 @@ from pydantic import Field
 from torch import nn
 
 from trainable.checkpoint import (
-    first_line,
     read_state,
     restore,
     restore_weights,
     save_checkpoint,
 )
 from trainable.config import Section, TrialConfig
-from trainable.errors import CheckpointError
+from trainable.errors import CheckpointError, first_line
 from trainable.files import write_atomic
 
 MANIFEST_FILE = "manifest.json"

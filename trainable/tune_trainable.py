@@ -13,8 +13,8 @@ from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from trainable.config import TrialConfig
-from trainable.device import OUT_OF_MEMORY, memory_notice, require_out_of_memory
-from trainable.errors import CheckpointError, DivergedError
+from trainable.device import OUT_OF_MEMORY, require_out_of_memory
+from trainable.errors import CheckpointError, DivergedError, first_line
 from trainable.trainer import Evaluation, Trainer
 from trainable.trial_checkpoint import read_verified
 
@@ -48,7 +48,7 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
             self._resume([Path(folder) for folder in config["resume_from"]])
         except OUT_OF_MEMORY as error:
             require_out_of_memory(error)
-            self._notice = memory_notice(error)
+            self._notice = first_line(error)
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation and report it.
@@ -67,7 +67,7 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
             return self._lost("diverged", str(error), step=error.step)
         except OUT_OF_MEMORY as error:
             require_out_of_memory(error)
-            notice = memory_notice(error)
+            notice = first_line(error)
             self._trainer = self._evaluations = None
             return self._lost("out_of_memory", notice, step=trainer.iteration)
         told, self._notice = self._notice, None
