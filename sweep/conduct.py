@@ -22,13 +22,14 @@ from sweep.folder import (
     require_private,
     write_sweep,
 )
+from sweep.interruption import Interruption
 from sweep.mlflow_runs import MlflowRuns
 from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
-from sweep.plan import Plan, make_plan
+from sweep.plan import Plan, expected_seconds, make_plan
 from sweep.progress import Progress
+from sweep.ray_start import ray_starting
 from sweep.results import SweepRecord
-from sweep.session import Interruption, ray_started, run_trials
 from sweep.tables import (
     best_by_size,
     counts_text,
@@ -67,8 +68,9 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
     dataset = _open(config, console)
-    plan = _show_plan(config, dataset, concurrent, console)
+    plan = make_plan(config, dataset, concurrent)
     if dry_run:
+        _show_plan(config, dataset, plan, concurrent, console)
         return 0
     _require_room(plan)
     name = config.name or next_name()
@@ -76,7 +78,7 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     sweep = SweepFile(identity=new_identity(time.time(), dataset.digest), config=config)
     folder = create_sweep(name, sweep)
     try:
-        return _conduct(folder, sweep, machine, concurrent, plan.seconds, console)
+        return _conduct(folder, sweep, machine, concurrent, dataset, plan, console)
     except SweepError:
         if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
             shutil.rmtree(folder)
@@ -115,10 +117,11 @@ def resume_sweep(
         console.print("nothing to do: all trials have ended; raise --num-samples to go on")
         return 0
     if dry_run:
-        _show_plan(config, dataset, concurrent, console)
+        plan = make_plan(config, dataset, concurrent)
+        _show_plan(config, dataset, plan, concurrent, console)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
-    return _conduct(folder, sweep, machine, concurrent, None, console)
+    return _conduct(folder, sweep, machine, concurrent, dataset, None, console)
 
 
 def _conduct(
@@ -126,9 +129,11 @@ def _conduct(
     sweep: SweepFile,
     machine: Machine,
     concurrent: int,
-    expected_seconds: float | None,
+    dataset: TokenDataset,
+    plan: Plan | None,
     console: Console,
 ) -> int:
+    """Run a session of the sweep; `plan` is shown, where there is one to show."""
     config = sweep.config
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
@@ -143,9 +148,14 @@ def _conduct(
             tracker.start()
         interruption = Interruption()
         try:
-            # MLflow opens its store while Ray starts.
-            with interruption, ray_started(machine):
-                interruption.arm()
+            # The plan's probe runs, and MLflow opens its store, while Ray starts.
+            with interruption, ray_starting(machine, concurrent) as wait_for_ray:
+                seconds = None
+                if plan is not None:
+                    seconds = _show_plan(config, dataset, plan, concurrent, console)
+                from sweep.session import run_trials  # Tune and Optuna take a while to import
+
+                wait_for_ray()
                 if tracker and not tracker.wait_connected(CONNECT_SECONDS):
                     console.print(f"MLflow is away, training goes on: {tracker.trouble}")
                 log.append(
@@ -154,7 +164,7 @@ def _conduct(
                 progress = Progress(
                     config,
                     record,
-                    expected_seconds,
+                    seconds,
                     console,
                     lambda: tracker.trouble if tracker else None,
                 )
@@ -201,16 +211,17 @@ def _open(config: SweepConfig, console: Console) -> TokenDataset:
 
 
 def _show_plan(
-    config: SweepConfig, dataset: TokenDataset, concurrent: int, console: Console
-) -> Plan:
-    plan = make_plan(config, dataset, concurrent)
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int, console: Console
+) -> float | None:
+    """Print the plan; return the seconds that are expected."""
+    seconds = expected_seconds(config, dataset, plan, concurrent)
     described = (
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    for line in plan_lines(config, plan, described, concurrent):
+    for line in plan_lines(config, plan, described, concurrent, seconds):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return plan
+    return seconds
 
 
 def _require_room(plan: Plan) -> None:

@@ -41,16 +41,12 @@ class Plan:
     """Fixed validation windows of one evaluation."""
     share: float
     """Expected share of the steps that all trials in full would take, given the rungs."""
-    seconds: float | None
-    """Expected wall-clock time of the trials; None if the sizes could not be probed."""
     disk_bytes: int
     """Largest expected size of the kept checkpoints."""
 
 
-def make_plan(
-    config: SweepConfig, dataset: TokenDataset, concurrent: int, *, probe: bool = True
-) -> Plan:
-    """Return the plan; a probe of the smallest and the largest size takes a few seconds."""
+def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Plan:
+    """Return the plan: what can be known without training."""
     sizes = model_sizes(config)
     vocab = dataset.vocab_size
     sizes.sort(key=lambda size: parameter_count(size, vocab))
@@ -58,12 +54,6 @@ def make_plan(
         config.trial.tokens_per_step * config.trial.train.steps * flops_per_token(size, vocab)
         for size in sizes
     ]
-    share = expected_share(config)
-    seconds = None
-    if probe:
-        per_trial = _expected_trial_seconds(config, dataset, sizes, flops, share)
-        if per_trial is not None:
-            seconds = per_trial * config.num_samples / concurrent
     largest = max(training_bytes(size, vocab) for size in sizes)
     # Each running trial keeps up to three checkpoints, and a fourth while it is copied.
     kept = min(config.keep_checkpoints, config.num_samples) + 4 * concurrent
@@ -75,8 +65,7 @@ def make_plan(
         flops_per_trial=flops,
         tokens_per_trial=config.trial.tokens_per_step * config.trial.train.steps,
         eval_windows=len(windows),
-        share=share,
-        seconds=seconds,
+        share=expected_share(config),
         disk_bytes=largest * kept,
     )
 
@@ -116,44 +105,44 @@ def expected_share(config: SweepConfig) -> float:
     return spent / (SIMULATED_SWEEPS * min(config.num_samples, 1_000) * steps)
 
 
-def _expected_trial_seconds(
-    config: SweepConfig,
-    dataset: TokenDataset,
-    sizes: list[ModelConfig],
-    flops: list[int],
-    share: float,
+def expected_seconds(
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int
 ) -> float | None:
-    """Return the mean seconds of a trial: the probed ends, and a line through FLOPs between.
+    """Return the expected seconds of all trials; None if a size does not fit into memory.
 
-    None if a size does not fit into memory.
+    The smallest and the largest size are probed, a line through FLOPs gives those between.
     """
-    train = config.trial.train
+    train, share, flops = config.trial.train, plan.share, plan.flops_per_trial
     evaluations = 1 + share * train.steps / train.eval_interval
     ends = []
-    for size in (sizes[0], sizes[-1]):
+    for size in (plan.sizes[0], plan.sizes[-1]):
         try:
             speed = probe_speed(config, dataset, size)
         except OUT_OF_MEMORY as error:
             require_out_of_memory(error)
             return None
         ends.append(share * train.steps * speed.step + evaluations * speed.evaluation)
-    if flops[0] == flops[-1]:
-        return ends[0]
-    costs = np.interp(flops, [flops[0], flops[-1]], ends)
-    return float(np.mean(costs))
+    same = flops[0] == flops[-1]
+    per_trial = ends if same else np.interp(flops, [flops[0], flops[-1]], ends)
+    return float(np.mean(per_trial)) * config.num_samples / concurrent
 
 
 def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -> Speed:
-    """Measure a few steps and one evaluation of a size."""
-    from trainable.trainer import Trainer
+    """Measure a few steps and a part of an evaluation of a size."""
+    from trainable.trainer import EVAL_BATCH_TOKENS, Trainer
 
+    eval_tokens = config.trial.train.eval_tokens
+    probed = min(eval_tokens, max(EVAL_BATCH_TOKENS, size.context_length))
     values: dict[str, Any] = {f"model.{name}": v for name, v in size.model_dump().items()}
-    trial = config.trial_config({**values, "train.compile": False})
-    trainer = Trainer(trial, dataset)
+    values |= {"train.compile": False, "train.eval_tokens": probed}
+    trainer = Trainer(config.trial_config(values), dataset)
+    # One thread's own time does not count its neighbours: Ray may be starting meanwhile.
+    alone = trainer.device.type == "cpu" and config.trial.train.threads == 1
+    clock = time.thread_time if alone else time.perf_counter
     trainer.train_step(1)  # the first step pays for allocations
-    started = time.perf_counter()
+    started = clock()
     for step in range(2, 2 + PROBE_STEPS):
         float(trainer.train_step(step)[0])  # waits for the device
-    stepped = time.perf_counter()
+    stepped = clock()
     trainer.evaluate()
-    return Speed((stepped - started) / PROBE_STEPS, time.perf_counter() - stepped)
+    return Speed((stepped - started) / PROBE_STEPS, (clock() - stepped) * eval_tokens / probed)

@@ -34,14 +34,22 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]
         config: the sweep.
         record: what earlier sessions did.
         checkpoints: for each unfinished trial its checkpoint folders, newest first.
+        concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
+            each knows all the results there are.
     """
 
     def __init__(
-        self, config: SweepConfig, record: SweepRecord, checkpoints: Mapping[str, list[str]]
+        self,
+        config: SweepConfig,
+        record: SweepRecord,
+        checkpoints: Mapping[str, list[str]],
+        concurrent: int,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._config = config
         self._checkpoints = dict(checkpoints)
+        self._concurrent = concurrent
+        self._running: set[str] = set()
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
         self._next_number = max((t.number for t in record.trials.values()), default=-1) + 1
         space = {name: distribution(domain) for name, domain in config.space.items()}
@@ -52,8 +60,11 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]
             else:
                 self._ot_study.add_trial(_closed(trial, space))
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """Return the Tune config of the next trial (see LanguageModelTrial)."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the Tune config of the next trial (see LanguageModelTrial); None: not yet."""
+        if len(self._running) >= self._concurrent:
+            return None
+        self._running.add(trial_id)
         if self._resuming:
             name, fixed = self._resuming.pop(0).name, {}
         else:
@@ -74,6 +85,13 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]
             "resume_from": self._checkpoints.get(name, []),
             "gpu_share": gpus if 0 < gpus < 1 else None,
         }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Learn from a trial that ended."""
+        self._running.discard(trial_id)
+        super().on_trial_complete(trial_id, result, error)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: stopped trials count with their last loss, not with their curve."""

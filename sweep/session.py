@@ -1,115 +1,24 @@
-"""One session of a sweep: Ray started for it, Tune run to its end or to an interruption."""
+"""One session of a sweep: Tune run to its end or to an interruption."""
 
-import contextlib
-import logging
-import os
 import shutil
-import signal
-import socket
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+
+from ray import tune
+from ray.tune.experiment import Trial
 
 from sweep.config import SweepConfig
 from sweep.errors import SweepError
 from sweep.events import EventLog
-from sweep.placement import Machine
+from sweep.recorder import Recorder
 from sweep.results import SweepRecord
 from sweep.retention import existing
-from trainable.paths import PACKAGE_PARENT, cache_folder
-
-if TYPE_CHECKING:
-    from ray.tune.experiment import Trial
-
-OBJECT_STORE_BYTES = 80 * 2**20
-"""Trials read memory-mapped files and share no objects, so Ray's smallest store is enough."""
+from sweep.scheduler import build_scheduler
+from sweep.searcher import SweepSearch
+from sweep.watch import NodeWatch
+from trainable.tune_trainable import LanguageModelTrial
 
 FULL_BYTES = 2**20
 """A disk with less room than this counts as full."""
-
-_ENVIRONMENT = {
-    # Bind every port to loopback: a sweep on one machine is nobody else's business.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Workers keep the driver's folder: all paths are absolute.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # The terminal is ours.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Signals are ours, too.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A resume reads the sweep's own record: Tune's snapshots would only cost time.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-}
-_SCRATCH = "lm-sweep-"
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-@contextlib.contextmanager
-def ray_started(machine: Machine) -> Iterator[None]:
-    """Run a Ray of our own, on loopback and silent, and stop it at the end.
-
-    The umask must be 077: Ray keeps a token for its processes in the home folder.
-    """
-    os.environ.update(_ENVIRONMENT)
-    paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-    import ray
-
-    remove_stale_scratch()
-    scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
-    # A killed worker leaves its temporary files there, too; compiled kernels are kept for others.
-    temporary = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = scratch
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    try:
-        ray.init(
-            address="local",
-            num_cpus=machine.cpus,
-            num_gpus=machine.gpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            _temp_dir=scratch,
-        )
-        for name in ("ray", "ray.tune", "ray.train"):
-            # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
-    finally:
-        ray.shutdown()
-        if temporary is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = temporary
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def remove_stale_scratch() -> None:
-    """Remove the temporary folders of our own sweeps whose driver was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdigit() and folder.lstat().st_uid == os.geteuid() and not _lives(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def run_trials(
@@ -122,14 +31,6 @@ def run_trials(
     Raises:
         SweepError: Ray died under the trials, or the disk is full.
     """
-    from ray import tune
-
-    from sweep.recorder import Recorder
-    from sweep.scheduler import build_scheduler
-    from sweep.searcher import SweepSearch
-    from sweep.watch import NodeWatch
-    from trainable.tune_trainable import LanguageModelTrial
-
     watch = NodeWatch()
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
@@ -143,8 +44,7 @@ def run_trials(
         ),
         tune_config=tune.TuneConfig(
             num_samples=to_do,
-            max_concurrent_trials=concurrent if config.max_concurrent else None,
-            search_alg=SweepSearch(config, record, checkpoints),
+            search_alg=SweepSearch(config, record, checkpoints, concurrent),
             scheduler=build_scheduler(config, record),
             reuse_actors=True,
             trial_dirname_creator=trial_name,
@@ -185,64 +85,7 @@ def disk_full_error(folder: Path) -> SweepError:
     )
 
 
-def trial_name(trial: "Trial") -> str:
+def trial_name(trial: Trial) -> str:
     """Return our name of a Tune trial: it is the name of its folder, too."""
     name: str = trial.config["name"]
     return name
-
-
-class Interruption:
-    """Turns the first SIGINT or SIGTERM into a graceful end, and the second into an immediate one.
-
-    Used as a context: `signal` is then the number of the signal that came, or None.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def __enter__(self) -> "Interruption":
-        self._old = {number: signal.getsignal(number) for number in _SIGNALS}
-        # Python runs handlers between two of its own instructions, and Ray may be deep in C++
-        # for seconds: a thread hears of signals at once.
-        hears, tells = socket.socketpair()
-        tells.setblocking(False)
-        signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
-        self._sockets = (hears, tells)
-        threading.Thread(target=self._listen, args=(hears,), name="signals", daemon=True).start()
-        self.arm()
-        return self
-
-    def arm(self) -> None:
-        """Install the handlers, again after Ray has started: its own ends the process at once."""
-        for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(-1)
-        for end in self._sockets:
-            end.close()
-
-    def _listen(self, hears: socket.socket) -> None:
-        count = 0
-        while True:
-            try:
-                told = hears.recv(1)
-            except OSError:
-                return
-            if not told:
-                return
-            count += told[0] in _SIGNALS
-            if count == 2:
-                os._exit(128 + told[0])
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            return  # the second ends the process: see _listen
-        self.signal = number
-        # Tune's own signal for "finish what is running and return"; without a running Tune its
-        # handler is not there, and the default would end the process without a word.
-        if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGUSR1)

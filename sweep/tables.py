@@ -54,8 +54,10 @@ def params_text(params: dict[str, Any]) -> str:
     return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())
 
 
-def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int) -> list[str]:
-    """Return the plan for the terminal."""
+def plan_lines(
+    config: SweepConfig, plan: "Plan", dataset: str, concurrent: int, seconds: float | None
+) -> list[str]:
+    """Return the plan for the terminal; `seconds` is the time expected, if it is known."""
     train = config.trial.train
     small, large = plan.sizes[0], plan.sizes[-1]
     share = f"about {plan.share:.0%} of all steps expected"
@@ -89,8 +91,8 @@ def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int)
         else "rungs     none: every trial runs to its end",
     ]
     time = (
-        f"about {duration(plan.seconds)} once started"
-        if plan.seconds is not None
+        f"about {duration(seconds)} once started"
+        if seconds is not None
         else "unknown: the largest size does not fit here"
     )
     lines.append(f"time      {time}; checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB")

@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 from sweep_samples import SPACE, TRIAL, sweep_config
 
 from sweep.config import SweepConfig
-from sweep.plan import expected_share, make_plan, model_sizes, probe_speed
+from sweep.plan import expected_seconds, expected_share, make_plan, model_sizes, probe_speed
 from sweep.results import SweepRecord
 from sweep.scheduler import build_scheduler
 from sweep.tables import duration, magnitude, plan_lines
@@ -39,7 +39,7 @@ SIZES = {
 
 def test_sizes_are_all_that_can_be_suggested_and_sorted(dataset: TokenDataset) -> None:
     config = planned(dataset, space={**SIZES, "model.d_model": {"choice": [64, 32]}})
-    plan = make_plan(config, dataset, 2, probe=False)
+    plan = make_plan(config, dataset, 2)
     found = {(m.d_model, m.n_layers, m.tie_embeddings) for m in plan.sizes}
     assert found == {(d, n, t) for d in (32, 64) for n in (1, 2, 3) for t in (True, False)}
     assert len(plan.sizes) == 12
@@ -48,12 +48,11 @@ def test_sizes_are_all_that_can_be_suggested_and_sorted(dataset: TokenDataset) -
     tokens = 80 * 4 * 16
     assert plan.tokens_per_trial == tokens
     assert plan.flops_per_trial == [tokens * flops_per_token(m, 257) for m in plan.sizes]
-    assert plan.seconds is None
 
 
 def test_a_size_counts_as_many_parameters_as_its_model_has(dataset: TokenDataset) -> None:
     config = planned(dataset)
-    plan = make_plan(config, dataset, 1, probe=False)
+    plan = make_plan(config, dataset, 1)
     for size, count in zip(plan.sizes, plan.parameters, strict=True):
         trainer = Trainer(config.trial_config({"model.d_model": size.d_model}), dataset)
         assert count == sum(p.numel() for p in trainer.model.parameters())
@@ -101,7 +100,7 @@ def test_the_expected_share_is_what_the_scheduler_spends(factor: int) -> None:
 
 def test_the_disk_is_enough_for_what_is_kept(dataset: TokenDataset, tmp_path: Path) -> None:
     config = planned(dataset, keep_checkpoints=3)
-    plan = make_plan(config, dataset, 2, probe=False)
+    plan = make_plan(config, dataset, 2)
     trainer = Trainer(config.trial_config({"model.d_model": 64}), dataset)
     next(trainer.run())
     trainer.train_step(1)
@@ -110,12 +109,12 @@ def test_the_disk_is_enough_for_what_is_kept(dataset: TokenDataset, tmp_path: Pa
     one = sum(path.stat().st_size for path in tmp_path.iterdir())
     # Three ended trials keep one each, two running ones up to four.
     assert plan.disk_bytes == pytest.approx((3 + 2 * 4) * one, rel=0.05)
-    fewer = make_plan(planned(dataset, num_samples=1, keep_checkpoints=3), dataset, 1, probe=False)
+    fewer = make_plan(planned(dataset, num_samples=1, keep_checkpoints=3), dataset, 1)
     assert fewer.disk_bytes == pytest.approx((1 + 4) * one, rel=0.05)
 
 
 def test_the_windows_are_those_of_an_evaluation(dataset: TokenDataset) -> None:
-    plan = make_plan(planned(dataset), dataset, 1, probe=False)
+    plan = make_plan(planned(dataset), dataset, 1)
     assert plan.eval_windows == len(validation_starts(len(dataset.val.tokens), 16, 128)) == 8
 
 
@@ -124,7 +123,8 @@ def test_a_probe_tells_the_time(dataset: TokenDataset) -> None:
     speed = probe_speed(config, dataset, config.trial.model)
     assert 0 < speed.step < 10
     assert 0 < speed.evaluation < 10
-    seconds = make_plan(config, dataset, 1).seconds
+    plan = make_plan(config, dataset, 1)
+    seconds = expected_seconds(config, dataset, plan, 1)
     assert seconds is not None
     assert 0 < seconds < 8 * 80 * 10
 
@@ -170,15 +170,15 @@ def test_magnitudes_have_three_digits_and_a_suffix(value: float, text: str) -> N
     assert magnitude(value) == text
 
 
-def lines(config: SweepConfig, dataset: TokenDataset, *, probe: bool = False) -> str:
-    plan = make_plan(config, dataset, 2, probe=probe)
-    return "\n".join(plan_lines(config, plan, "the data", 2))
+def lines(config: SweepConfig, dataset: TokenDataset, seconds: float | None = None) -> str:
+    plan = make_plan(config, dataset, 2)
+    return "\n".join(plan_lines(config, plan, "the data", 2, seconds))
 
 
 def test_the_plan_says_what_will_be_done(dataset: TokenDataset) -> None:
     config = planned(dataset, space=SIZES, num_samples=12)
-    text = lines(config, dataset, probe=True)
-    plan = make_plan(config, dataset, 2, probe=False)
+    text = lines(config, dataset, 300.0)
+    plan = make_plan(config, dataset, 2)
     for words in (
         "12, 2 at a time with 1 CPU and 0 GPU each",
         "the data",
@@ -193,7 +193,7 @@ def test_the_plan_says_what_will_be_done(dataset: TokenDataset) -> None:
         "evaluated every 10 steps on 8 fixed windows",
         "10, 20, 40 steps, the best 1/2 go on",
         f"about {plan.share:.0%} of all steps expected",
-        "time      about ",
+        "time      about 5 min 00 s once started",
         f"checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB",
     ):
         assert words in text, words
@@ -204,4 +204,4 @@ def test_the_plan_of_one_size_without_early_stopping(dataset: TokenDataset) -> N
     text = lines(planned(dataset, space=space, asha={"enabled": False}), dataset)
     assert "size      d_model=32 n_layers=2" in text
     assert "rungs     none: every trial runs to its end" in text
-    assert "time      about" not in text, "nothing was probed"
+    assert "time      unknown" in text

@@ -25,6 +25,8 @@ WIDE = {
     "optim.schedule": {"choice": ["cosine", "wsd"]},
 }
 Suggestion = dict[str, Any]
+MANY = 10_000
+"""Trials at a time, where that is not what is tested."""
 
 
 def loss_of(params: dict[str, Any]) -> float:
@@ -33,7 +35,7 @@ def loss_of(params: dict[str, Any]) -> float:
 
 
 def new_search(config: SweepConfig, *events: Event | list[Event]) -> SweepSearch:
-    return SweepSearch(config, record_of(*events), {})
+    return SweepSearch(config, record_of(*events), {}, MANY)
 
 
 def suggest(search: SweepSearch, count: int) -> list[Suggestion]:
@@ -203,7 +205,7 @@ def test_unfinished_trials_come_first_with_their_own_name_params_and_checkpoints
         run_of("t002", {0: 5.0}, "diverged", lr=9e-3),
         run_of("t003", {}, None, lr=4e-3),
     )
-    search = SweepSearch(config, record, {"t001": ["/b", "/a"]})
+    search = SweepSearch(config, record, {"t001": ["/b", "/a"]}, MANY)
     one, two, new = (search.suggest(name) for name in "abc")
     assert (one["name"], two["name"], new["name"]) == ("t001", "t003", "t004")
     assert one["params"] == {"optim.lr": 2e-3, "model.d_model": 64}
@@ -211,6 +213,15 @@ def test_unfinished_trials_come_first_with_their_own_name_params_and_checkpoints
     assert one["resume_from"] == ["/b", "/a"]
     assert two["params"] == {"optim.lr": 4e-3, "model.d_model": 32}
     assert two["resume_from"] == new["resume_from"] == []
+
+
+def test_no_trial_is_suggested_before_its_turn() -> None:
+    search = SweepSearch(sweep_config(), record_of(), {}, 2)
+    assert [search.suggest(name) is None for name in "abc"] == [False, False, True]
+    search.on_trial_complete("a", {"val_loss": 3.0})
+    assert [search.suggest(name) is None for name in "cd"] == [False, True]
+    search.on_trial_complete("b", error=True)
+    assert search.suggest("d") is not None
 
 
 def test_no_name_is_given_twice() -> None:

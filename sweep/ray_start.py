@@ -1,0 +1,114 @@
+"""A Ray of our own: started in the background, on loopback, silent, and stopped at the end."""
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sweep.placement import Machine
+from trainable.paths import PACKAGE_PARENT, cache_folder
+
+OBJECT_STORE_BYTES = 80 * 2**20
+"""Trials read memory-mapped files and share no objects, so Ray's smallest store is enough."""
+
+_ENVIRONMENT = {
+    # Bind every port to loopback: a sweep on one machine is nobody else's business.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Workers keep the driver's folder: all paths are absolute.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The terminal is ours.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # Signals are ours, too.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # A resume reads the sweep's own record: Tune's snapshots would only cost time.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+}
+_SCRATCH = "lm-sweep-"
+
+
+@contextlib.contextmanager
+def ray_starting(machine: Machine, concurrent: int) -> Iterator[Callable[[], None]]:
+    """Begin to start Ray for a sweep of `concurrent` trials at a time; stop it at the end.
+
+    Starting takes seconds, most of them spent waiting: the caller does other things meanwhile and
+    calls what this gives it to wait for the rest. The umask must be 077: Ray keeps a token for its
+    processes in the home folder.
+    """
+    os.environ.update(_ENVIRONMENT)
+    # Tune asks for so many suggestions before their workers are up; the searcher bounds them.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
+    paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    remove_stale_scratch()
+    scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+    # A killed worker leaves its temporary files there, too; compiled kernels are kept for others.
+    temporary = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = scratch
+    try:
+        # Ray's processes end with the thread that started them: it must live to the end.
+        with ThreadPoolExecutor(1, "ray") as thread:
+            started = thread.submit(_start, machine, scratch)
+            try:
+                yield started.result
+            finally:
+                thread.submit(_stop).result()
+    finally:
+        if temporary is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = temporary
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(machine: Machine, scratch: str) -> None:
+    import ray
+
+    # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
+    for name in ("ray", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    ray.init(
+        address="local",
+        num_cpus=machine.cpus,
+        num_gpus=machine.gpus,
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+        configure_logging=True,
+        _temp_dir=scratch,
+    )
+
+
+def _stop() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def remove_stale_scratch() -> None:
+    """Remove the temporary folders of our own sweeps whose driver was killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if owner.isdigit() and folder.lstat().st_uid == os.geteuid() and not _lives(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
