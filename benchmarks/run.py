@@ -22,7 +22,17 @@ from rich.table import Table
 
 from benchmarks.measure import Row
 
-PARTS = ("step", "batches", "evaluation", "checkpoint", "start", "recording", "sweep", "driver")
+PARTS = (
+    "step",
+    "batches",
+    "evaluation",
+    "checkpoint",
+    "start",
+    "recording",
+    "driver",
+    "cores",
+    "sweep",
+)
 BASELINE = Path(__file__).with_name("baseline.json")
 
 

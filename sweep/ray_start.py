@@ -1,14 +1,17 @@
 """A Ray of our own: started in the background, on loopback, silent, and stopped at the end."""
 
 import contextlib
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from sweep.placement import Machine
 from trainable.paths import PACKAGE_PARENT, cache_folder
@@ -74,6 +77,11 @@ def ray_starting(machine: Machine, concurrent: int) -> Iterator[Callable[[], Non
 def _start(machine: Machine, scratch: str) -> None:
     import ray
 
+    with _own_handler_of(signal.SIGTERM):
+        _init(ray, machine, scratch)
+
+
+def _init(ray: Any, machine: Machine, scratch: str) -> None:
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -88,6 +96,20 @@ def _start(machine: Machine, scratch: str) -> None:
         configure_logging=True,
         _temp_dir=scratch,
     )
+
+
+@contextlib.contextmanager
+def _own_handler_of(number: int) -> Iterator[None]:
+    """Put the process's handler of a signal back: Ray's C++ installs one that dumps the stack.
+
+    Python's own signal.signal serves the main thread only, so the system is asked itself.
+    """
+    libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(512)  # a struct sigaction
+    libc.sigaction(number, None, action)
+    try:
+        yield
+    finally:
+        libc.sigaction(number, action, None)
 
 
 def _stop() -> None:

@@ -88,6 +88,8 @@ class SweepRecord:
     """Wall-clock time of all ended sessions."""
     session_started: float | None = None
     """Unix time at which the running session began; None between sessions."""
+    _best: TrialRecord | None = field(default=None, repr=False, compare=False)
+    _best_is_stale: bool = field(default=True, repr=False, compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> "SweepRecord":
@@ -135,6 +137,7 @@ class SweepRecord:
                 raise ValueError(f"{name!r} is no trial's name")
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
             trial.outcome = trial.ended = trial.reason = None
+            self._best_is_stale |= bool(trial.evaluations)
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
 
@@ -144,6 +147,8 @@ class SweepRecord:
             _of(int, metrics["step"])
             _number(metrics["val_loss"])
             trial.evaluations.append(metrics)
+            if self._best is None or trial.sort_key < self._best.sort_key:
+                self._best_is_stale = True
         elif kind == "checkpoint":
             step, loss = _of(int, event["step"]), _number(event["val_loss"])
             saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
@@ -154,6 +159,7 @@ class SweepRecord:
             if event["outcome"] not in OUTCOMES:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
             trial.outcome, trial.ended = event["outcome"], event["time"]
+            self._best_is_stale |= trial is self._best and trial.outcome not in COMPARABLE
             trial.rung = None if event["rung"] is None else _of(int, event["rung"])
             trial.reason = None if event["reason"] is None else _of(str, event["reason"])
 
@@ -165,8 +171,12 @@ class SweepRecord:
     @property
     def best(self) -> TrialRecord | None:
         """The trial with the lowest validation loss, among those whose losses count."""
-        first = next(iter(self.ranked), None)
-        return first if first and first.outcome in COMPARABLE and first.evaluations else None
+        if self._best_is_stale:
+            counting = (t for t in self.trials.values() if t.evaluations)
+            best = min(counting, key=lambda trial: trial.sort_key, default=None)
+            self._best = best if best and best.outcome in COMPARABLE else None
+            self._best_is_stale = False
+        return self._best
 
     @property
     def unfinished(self) -> list[TrialRecord]:

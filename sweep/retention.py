@@ -1,5 +1,6 @@
 """Which checkpoints stay on disk: what resuming needs, and the best of the sweep."""
 
+import heapq
 import shutil
 from pathlib import Path
 
@@ -12,24 +13,29 @@ def existing(folder: Path, trial: TrialRecord) -> list[SavedCheckpoint]:
     return sorted(found, key=lambda c: c.step, reverse=True)
 
 
-def kept(record: SweepRecord, trial: TrialRecord, keep_trials: int) -> list[SavedCheckpoint]:
+def kept(trial: TrialRecord, among_the_best: bool) -> list[SavedCheckpoint]:
     """Return the checkpoints of `trial` that must stay.
 
     A running or interrupted trial keeps its two newest, to resume from, and its best. An ended
-    one keeps its best if it is among the `keep_trials` best comparable trials, else none.
+    one keeps its best if it is among the best trials of the sweep, else none.
     """
     by_step = sorted(trial.checkpoints, key=lambda c: c.step)
     best = min(by_step, key=lambda c: c.val_loss, default=None)
     if trial.outcome in (None, "interrupted"):
         return [*by_step[-2:], *([best] if best else [])]
-    ended = [t for t in record.ranked if t.outcome in ("finished", "stopped")]
-    return [best] if best and trial in ended[:keep_trials] else []
+    return [best] if best and among_the_best else []
 
 
 def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
-    """Remove the checkpoints that need not stay."""
-    for trial in record.trials.values():
-        keep = {c.path for c in kept(record, trial, keep_trials)}
+    """Remove the checkpoints that need not stay; `keep_trials` ended trials keep theirs.
+
+    Called at every checkpoint and outcome, so only trials that hold checkpoints are looked at.
+    """
+    holding = [trial for trial in record.trials.values() if trial.checkpoints]
+    ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
+    best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
+    for trial in holding:
+        keep = {c.path for c in kept(trial, trial.name in best)}
         for checkpoint in trial.checkpoints:
             if checkpoint.path not in keep:
                 _remove(folder, folder / checkpoint.path)

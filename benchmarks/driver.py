@@ -1,0 +1,110 @@
+"""The driver's overhead per trial, beside bare Tune's, with trials that cost nothing.
+
+Both sides reuse workers. The bare side is Tune alone: random suggestions, no early stopping, no
+callbacks; for the sweep's own search it is Tune with Ray's OptunaSearch. Ours keeps its record.
+"""
+
+import os
+import resource
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Bar, Row, interleave, ratio
+
+CONCURRENT = 2
+SPACE = [1e-5, 1.0]
+
+
+def rows(short: bool) -> Iterator[Row]:
+    """Yield the ratio of the overheads for growing numbers of trials."""
+    from sweep.placement import Machine
+    from sweep.ray_start import ray_starting
+
+    here = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    counts = {100: 3} if short else {250: 5, 1_000: 1, 10_000: 1}
+    os.umask(0o077)
+    with ray_starting(Machine(CONCURRENT, 0), CONCURRENT) as wait_for_ray:
+        wait_for_ray()
+        for algorithm in ("random", "tpe"):
+            for trials, rounds in counts.items():
+                if trials > 1_000 and algorithm == "tpe":
+                    continue  # both sides would spend the time in Optuna
+                taken = interleave(sides(algorithm, trials), rounds, warm_up=int(rounds > 1))
+                each = {side: 1000 * min(seconds) / trials for side, seconds in taken.items()}
+                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                yield Row(
+                    "driver",
+                    f"{trials:,} trials, {algorithm}",
+                    *ratio(taken["ours"], taken["bare"]),
+                    unit="x bare Tune",
+                    bar=Bar(at_most=1.15),
+                    margin=0.5,
+                    note=f"{each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
+                    f"driver at most {memory:,.0f} MiB",
+                )
+
+
+def sides(algorithm: str, trials: int) -> dict[str, Callable[[], None]]:
+    """Return both sides' runs of so many trials."""
+    return {"ours": lambda: ours(algorithm, trials), "bare": lambda: bare(algorithm, trials)}
+
+
+def ours(algorithm: str, trials: int) -> None:
+    """Run a session of a sweep whose trials do nothing."""
+    import sweep.session
+    from benchmarks.trivial import TrivialTrial
+    from sweep.config import SweepConfig
+    from sweep.events import EventLog
+    from sweep.results import SweepRecord
+    from trainable.settings import validate
+
+    sweep.session.LanguageModelTrial = TrivialTrial  # type: ignore[assignment, misc]
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(CONCURRENT)
+    values: dict[str, Any] = {
+        "num_samples": trials,
+        "space": {"optim.lr": {"loguniform": SPACE}},
+        "search": {"algorithm": algorithm},
+        "asha": {"enabled": False},
+        "trial": {
+            "data": {"raw_dtype": "uint16", "raw_vocab_size": 257},
+            "train": {"steps": 1, "eval_every": 1},
+        },
+    }
+    config = validate(SweepConfig, values, "benchmark")
+    with tempfile.TemporaryDirectory() as folder:
+        record, log = SweepRecord(), EventLog(Path(folder))
+        log.listen(record.apply)
+        log.append("session_started", session=1, num_samples=trials)
+        sweep.session.run_trials(config, Path(folder), record, log, CONCURRENT)
+        log.close()
+    assert record.counts() == {"finished": trials}
+
+
+def bare(algorithm: str, trials: int) -> None:
+    """Run as many with Tune alone."""
+    import optuna
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    from benchmarks.trivial import TrivialTrial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    os.environ.pop("TUNE_MAX_PENDING_TRIALS_PG", None)
+    search = OptunaSearch(metric="val_loss", mode="min") if algorithm == "tpe" else None
+    with tempfile.TemporaryDirectory() as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(TrivialTrial, {"cpu": 1}),
+            param_space={"optim.lr": tune.loguniform(*SPACE)},
+            tune_config=tune.TuneConfig(
+                num_samples=trials,
+                search_alg=search,
+                reuse_actors=True,
+                metric="val_loss",
+                mode="min",
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        assert len(tuner.fit()) == trials
