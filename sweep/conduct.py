@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,8 @@ from trainable.prepare import ensure_default
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
 """Settings that a resume may change; others would make the trials incomparable."""
-CONNECT_SECONDS = 60.0
-"""How long a slow MLflow store may hold up the first trial."""
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
-LAST_DELIVERY_SECONDS = 60.0
-"""How long the end of a sweep waits for MLflow."""
 PLAIN_WIDTH = 110
 """Columns of output that does not go to a terminal."""
 
@@ -144,10 +141,14 @@ def _conduct(
         interruption = Interruption()
         try:
             # MLflow opens its store while Ray starts.
-            with interruption, ray_started(machine):
+            with (
+                interruption,
+                ray_started(machine, lambda: _tell_that_ray_died(folder, record, log, tracker)),
+            ):
                 interruption.arm()
-                if tracker and not tracker.wait_connected(CONNECT_SECONDS):
-                    console.print(f"MLflow is away, training goes on: {tracker.trouble}")
+                if tracker and not tracker.wait_connected():
+                    why = tracker.trouble or "no answer yet"
+                    console.print(f"MLflow is away, training goes on: {why}", highlight=False)
                 log.append(
                     "session_started", session=record.sessions + 1, num_samples=config.num_samples
                 )
@@ -170,7 +171,7 @@ def _conduct(
             pass  # before the first trial; the signal is noted
         finally:
             log.close()
-            delivered = tracker.close(LAST_DELIVERY_SECONDS) if tracker else True
+            delivered = tracker.close() if tracker else True
         if not delivered:
             console.print(
                 "MLflow did not get everything; when it is back: "
@@ -186,6 +187,27 @@ def _conduct(
         return 128 + interruption.signal
     _show_summary(folder, config, record, runs.experiment_id, console)
     return 0 if record.best else 1
+
+
+def _tell_that_ray_died(
+    folder: Path, record: SweepRecord, log: EventLog, tracker: Tracker | None
+) -> None:
+    """Record and tell what a session ends with whose main thread may hang in a call of Ray."""
+    log.seal()
+    for trial in record.unfinished:
+        if trial.outcome is None:
+            facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
+            log.append("outcome", trial=trial.name, **facts)
+    log.append("session_ended", completed=False)
+    log.close()
+    if tracker:
+        tracker.close()
+    print(
+        f"error: sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
+        f"go on with `python sweep/run.py --resume {folder.name}`",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _console() -> Console:

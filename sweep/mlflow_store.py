@@ -36,9 +36,14 @@ def open_client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+def is_server(uri: str) -> bool:
+    """Say whether a store is a server, which may be away and come back; else it is a database."""
+    return uri.startswith("http")
+
+
 def is_away(uri: str, error: Exception) -> bool:
     """Say whether `error` is of a server that may come back, and not of a store that refuses."""
-    return uri.startswith("http") and getattr(error, "error_code", None) in _AWAY
+    return is_server(uri) and getattr(error, "error_code", None) in _AWAY
 
 
 def refused(uri: str, error: Exception) -> SweepError:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -52,16 +52,26 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def ray_started(machine: Machine) -> Iterator[None]:
+def ray_started(machine: Machine, last_words: Callable[[], None]) -> Iterator[None]:
     """Run a Ray of our own, on loopback and silent, and stop it at the end.
 
-    The umask must be 077: Ray keeps a token for its processes in the home folder.
+    The umask must be 077: Ray keeps a token for its processes in the home folder. If Ray dies
+    meanwhile, this process ends with status 2, after `last_words`.
+
+    Raises:
+        SweepError: Ray cannot be started here.
     """
     os.environ.update(_ENVIRONMENT)
     paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
+    from ray._private import worker as ray_worker
+
+    from sweep.watch import RayWatch
+
+    # Messages of Ray's own, twenty lines of a dead raylet's log, would bury the one that is told.
+    ray_worker.print_to_stdstream = lambda *_, **__: None
 
     remove_stale_scratch()
     scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
@@ -70,21 +80,25 @@ def ray_started(machine: Machine) -> Iterator[None]:
     os.environ["TMPDIR"] = scratch
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     try:
-        ray.init(
-            address="local",
-            num_cpus=machine.cpus,
-            num_gpus=machine.gpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            _temp_dir=scratch,
-        )
+        try:
+            ray.init(
+                address="local",
+                num_cpus=machine.cpus,
+                num_gpus=machine.gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                _temp_dir=scratch,
+            )
+        except Exception as error:  # whatever it was, nothing has begun
+            raise not_started(error) from error
         for name in ("ray", "ray.tune", "ray.train"):
             # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
             logging.getLogger(name).setLevel(logging.CRITICAL)
-        yield
+        with RayWatch(last_words, Path(scratch)):
+            yield
     finally:
         ray.shutdown()
         if temporary is None:
@@ -92,6 +106,15 @@ def ray_started(machine: Machine) -> Iterator[None]:
         else:
             os.environ["TMPDIR"] = temporary
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def not_started(error: Exception) -> SweepError:
+    """Return what to say when Ray cannot be started."""
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return SweepError(
+        f"Ray did not start: {reason}; is {tempfile.gettempdir()} (TMPDIR) full or not writable, "
+        "or memory short?"
+    )
 
 
 def remove_stale_scratch() -> None:
@@ -120,17 +143,15 @@ def run_trials(
     `record` and `log` take in all that happens. Ray must have been started.
 
     Raises:
-        SweepError: Ray died under the trials, or the disk is full.
+        SweepError: the disk is full.
     """
     from ray import tune
 
     from sweep.recorder import Recorder
     from sweep.scheduler import build_scheduler
     from sweep.searcher import SweepSearch
-    from sweep.watch import NodeWatch
     from trainable.tune_trainable import LanguageModelTrial
 
-    watch = NodeWatch()
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
@@ -153,7 +174,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, watch],
+            callbacks=[recorder],
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
@@ -168,11 +189,6 @@ def run_trials(
         raise disk_full_error(folder) from error
     if recorder.disk_full:
         raise disk_full_error(folder)
-    if watch.died:
-        raise SweepError(
-            f"sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
-            f"go on with `python sweep/run.py --resume {folder.name}`"
-        )
 
 
 def disk_full_error(folder: Path) -> SweepError:

@@ -10,11 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from live_sweeps import descendants, evaluated, make_project, run, wait_for
+from live_sweeps import ENDLESS, descendants, make_project, run, start_and_wait
 
 from sweep.redact import redact
-
-LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "2")
 
 
 class Harmful:
@@ -77,10 +75,8 @@ def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
 
 @pytest.mark.slow
 def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
-    config = make_project(tmp_path)
     folder = tmp_path / "results" / "private"
-    sweep = start(tmp_path, "--config", str(config), "--name", "private", *LONG)
-    wait_for(lambda: evaluated(folder, 400))
+    sweep = start_and_wait(start, tmp_path, "private", *ENDLESS, step=500)
     sockets = set()
     for pid in [sweep.pid, *descendants(sweep.pid)]:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
