@@ -23,6 +23,12 @@ RunPython = Callable[..., subprocess.CompletedProcess[str]]
 SWEEP_RUN = str(ROOT / "sweep/run.py")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers begin with the long tests: one that starts last is waited for alone."""
+    if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(autouse=True)
 def project(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test a project folder and a cache of its own; return the project folder."""

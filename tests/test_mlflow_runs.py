@@ -259,6 +259,7 @@ def test_events_are_delivered_once_as_they_come(store: Path) -> None:
     assert in_pieces[""]["status"] == "FINISHED"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("known", [0, 2, 6, 10, 16])
 def test_a_crash_before_our_notes_are_saved_doubles_nothing(store: Path, known: int) -> None:
     """The store got the whole sweep; our notes say that it has only the first `known` events."""
@@ -275,6 +276,7 @@ def test_a_crash_before_our_notes_are_saved_doubles_nothing(store: Path, known: 
     assert stored() == first
 
 
+@pytest.mark.fault
 def test_a_crash_while_a_run_is_made_leaves_no_bare_run(store: Path) -> None:
     """A run was made, then nothing more was said of it: a later delivery completes it."""
     folder, sweep = new_sweep("bare")
@@ -403,6 +405,7 @@ def refused(folder: Path, sweep: SweepFile) -> str:
     return text
 
 
+@pytest.mark.fault
 def test_a_store_of_another_version_is_refused(store: Path) -> None:
     with contextlib.closing(sqlite3.connect(store)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
@@ -414,6 +417,7 @@ def test_a_store_of_another_version_is_refused(store: Path) -> None:
     assert not (folder / STATE_FILE).exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "uri", ["sqlite:////dev/null/mlflow.db", "nothing://here", "sqlite:///{file}"]
 )
@@ -427,6 +431,7 @@ def test_a_store_that_cannot_be_opened_is_refused(
     assert uri in refused(*new_sweep("closed"))
 
 
+@pytest.mark.fault
 def test_a_sweep_stays_in_the_store_that_it_began_in(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -571,6 +576,7 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield address
 
 
+@pytest.mark.xdist_group("server")
 @pytest.mark.slow
 def test_a_model_is_registered_through_a_server(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -627,6 +633,8 @@ def losing_answers(server: str, lost: list[str], port: int = 0) -> Iterator[str]
             thread.join()
 
 
+@pytest.mark.fault
+@pytest.mark.xdist_group("server")
 @pytest.mark.slow
 def test_a_server_that_was_away_gets_everything_once_later(
     server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -674,6 +682,8 @@ def require_delivered(folder: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault
+@pytest.mark.xdist_group("server")
 @pytest.mark.slow
 @pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update"])
 def test_an_answer_lost_on_the_way_doubles_nothing(
