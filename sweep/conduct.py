@@ -139,16 +139,18 @@ def _conduct(
             log.listen(tracker.notice)
             tracker.start()
         interruption = Interruption()
+
+        def ray_died() -> int:
+            return _end_without_ray(folder, record, log, tracker, interruption.heard)
+
         try:
             # MLflow opens its store while Ray starts.
-            with (
-                interruption,
-                ray_started(machine, lambda: _tell_that_ray_died(folder, record, log, tracker)),
-            ):
+            with interruption, ray_started(machine, ray_died):
                 interruption.arm()
                 if tracker and not tracker.wait_connected():
                     why = tracker.trouble or "no answer yet"
-                    console.print(f"MLflow is away, training goes on: {why}", highlight=False)
+                    text = f"MLflow is away, training goes on: {why}"
+                    console.print(text, highlight=False, markup=False, soft_wrap=True)
                 log.append(
                     "session_started", session=record.sessions + 1, num_samples=config.num_samples
                 )
@@ -178,21 +180,19 @@ def _conduct(
                 f"python sweep/status.py {folder.name} --sync"
             )
     if interruption.signal is not None:
-        console.print(
-            f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n"
-            f"  {next_commands(folder.name, config.num_samples)['resume']}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(_interrupted(folder, record), highlight=False, markup=False, soft_wrap=True)
         return 128 + interruption.signal
     _show_summary(folder, config, record, runs.experiment_id, console)
     return 0 if record.best else 1
 
 
-def _tell_that_ray_died(
-    folder: Path, record: SweepRecord, log: EventLog, tracker: Tracker | None
-) -> None:
-    """Record and tell what a session ends with whose main thread may hang in a call of Ray."""
+def _end_without_ray(
+    folder: Path, record: SweepRecord, log: EventLog, tracker: Tracker | None, signal: int | None
+) -> int:
+    """Record and tell the end of a session whose main thread may hang in a call of Ray.
+
+    A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
+    """
     log.seal()
     for trial in record.unfinished:
         if trial.outcome is None:
@@ -202,12 +202,21 @@ def _tell_that_ray_died(
     log.close()
     if tracker:
         tracker.close()
+    if signal is not None:
+        print(_interrupted(folder, record), flush=True)
+        return 128 + signal
     print(
         f"error: sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
         f"go on with `python sweep/run.py --resume {folder.name}`",
         file=sys.stderr,
         flush=True,
     )
+    return 2
+
+
+def _interrupted(folder: Path, record: SweepRecord) -> str:
+    resume = next_commands(folder.name, record.num_samples)["resume"]
+    return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 
 def _console() -> Console:

@@ -52,11 +52,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def ray_started(machine: Machine, last_words: Callable[[], None]) -> Iterator[None]:
+def ray_started(machine: Machine, last_words: Callable[[], int]) -> Iterator[None]:
     """Run a Ray of our own, on loopback and silent, and stop it at the end.
 
     The umask must be 077: Ray keeps a token for its processes in the home folder. If Ray dies
-    meanwhile, this process ends with status 2, after `last_words`.
+    meanwhile, this process ends with the status that `last_words` returns.
 
     Raises:
         SweepError: Ray cannot be started here.
@@ -210,11 +210,13 @@ def trial_name(trial: "Trial") -> str:
 class Interruption:
     """Turns the first SIGINT or SIGTERM into a graceful end, and the second into an immediate one.
 
-    Used as a context: `signal` is then the number of the signal that came, or None.
+    Used as a context: `signal` is then the number of the signal that is obeyed, or None.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.heard: int | None = None
+        """The same, known at once, even while the main thread is deep in C++."""
 
     def __enter__(self) -> "Interruption":
         self._old = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -249,7 +251,10 @@ class Interruption:
                 return
             if not told:
                 return
-            count += told[0] in _SIGNALS
+            if told[0] not in _SIGNALS:
+                continue
+            self.heard = told[0]
+            count += 1
             if count == 2:
                 os._exit(128 + told[0])
 

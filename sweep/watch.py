@@ -14,7 +14,6 @@ import ray._private.worker as ray_worker
 LOOK_EVERY_SECONDS = 1.0
 VITAL = ("gcs_server", "raylet")
 """Ray goes on without its other processes; an agent that it needs takes the raylet with it."""
-STATUS = 2
 
 
 class RayWatch:
@@ -25,11 +24,11 @@ class RayWatch:
     no signal and no exception reaches it, so the end is made here.
 
     Args:
-        last_words: records and tells what there is to tell; Ray must not be called in it.
+        last_words: records and tells what there is to tell, without Ray; returns the exit status.
         scratch: Ray's temporary folder, removed.
     """
 
-    def __init__(self, last_words: Callable[[], None], scratch: Path) -> None:
+    def __init__(self, last_words: Callable[[], int], scratch: Path) -> None:
         self._last_words = last_words
         self._scratch = scratch
         self._over = threading.Event()
@@ -53,12 +52,13 @@ class RayWatch:
         while not self._over.wait(LOOK_EVERY_SECONDS):
             # The operating system knows: Ray's own list of nodes comes from the server.
             if any(name in VITAL for name, _ in node.dead_processes()):
+                status = 1
                 try:
-                    self._last_words()
+                    status = self._last_words()
                 finally:
                     kill_below(os.getpid())
                     shutil.rmtree(self._scratch, ignore_errors=True)
-                    os._exit(STATUS)
+                    os._exit(status)
 
 
 def kill_below(pid: int) -> None:

@@ -61,8 +61,10 @@ def run(home: Path, script: str, *arguments: str, **options) -> subprocess.Compl
 
 # Steps slow enough that a fault finds trials in their middle, few enough to end soon.
 SLOWER = ("--trial.train.steps", "2000", "--trial.train.eval-every", "100", "--num-samples", "4")
-# Trials that run until something ends them, with a report every half a second or so.
+# Trials that run until something ends them, with a report every half a second or so; one at a time
+# leaves a core to the other tests.
 ENDLESS = ("--trial.train.steps", "1000000", "--trial.train.eval-every", "500", "--asha.no-enabled")
+ALONE = ("--max-concurrent", "1")
 UNTRACKED = ("--tracking.no-enabled",)
 WORKER = rb"ray::ResourceTrainable"
 
@@ -92,7 +94,7 @@ def events(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def wait_for(condition, seconds: float = 120.0) -> None:
+def wait_for(condition, seconds: float = 300.0) -> None:
     """Wait until `condition()` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

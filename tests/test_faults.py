@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from live_sweeps import ENDLESS, UNTRACKED, make_project, run, start_and_wait
+from live_sweeps import ALONE, ENDLESS, UNTRACKED, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from trainable.corpus import TextFiles
@@ -84,7 +84,7 @@ def test_each_fault_ends_its_own_trial_only(tmp_path):
 
 def test_only_one_process_runs_a_sweep(tmp_path, start):
     folder = tmp_path / "results" / "one"
-    sweep = start_and_wait(start, tmp_path, "one", *ENDLESS, *UNTRACKED, step=500)
+    sweep = start_and_wait(start, tmp_path, "one", *ENDLESS, *ALONE, *UNTRACKED, step=500)
     config = ("--config", str(tmp_path / "sweep.yaml"))
     second = run(tmp_path, "sweep/run.py", *config, "--name", "one")
     assert second.returncode == 2

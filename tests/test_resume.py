@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from live_sweeps import (
+    ALONE,
     ENDLESS,
     SLOWER,
     UNTRACKED,
@@ -70,8 +71,22 @@ def test_a_signal_ends_the_sweep_gracefully(tmp_path, start):
     assert_whole(tmp_path, "signalled", steps=2000, trials=4)
 
 
+def test_a_signal_to_ray_as_well_is_no_other_end(tmp_path, start):
+    """So do timeout, systemd and batch systems: they signal the whole process group."""
+    folder = tmp_path / "results" / "group"
+    sweep = start_and_wait(start, tmp_path, "group", *ENDLESS, *ALONE, *UNTRACKED, step=500)
+    sent = time.monotonic()
+    os.killpg(sweep.pid, signal.SIGTERM)
+    output, errors = sweep.communicate(timeout=60)
+    assert time.monotonic() - sent < 15
+    assert sweep.returncode == 143, output + errors
+    assert errors == ""
+    assert "--resume group" in output
+    assert {t.outcome for t in SweepRecord.read(folder).trials.values()} == {"interrupted"}
+
+
 def test_a_second_signal_ends_at_once(tmp_path, start):
-    sweep = start_and_wait(start, tmp_path, "twice", *ENDLESS, *UNTRACKED, step=500)
+    sweep = start_and_wait(start, tmp_path, "twice", *ENDLESS, *ALONE, *UNTRACKED, step=500)
     sweep.send_signal(signal.SIGINT)
     time.sleep(0.05)
     sent = time.monotonic()
@@ -140,7 +155,7 @@ HELPERS = {
 @pytest.mark.parametrize("victim", ["gcs_server", "raylet", "runtime_env", "dashboard_agent"])
 def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start, victim):
     folder = tmp_path / "results" / "headless"
-    flags = (*ENDLESS, *UNTRACKED, "--num-samples", "2")
+    flags = (*ENDLESS, *ALONE, *UNTRACKED)
     sweep = start_and_wait(start, tmp_path, "headless", *flags, step=500)
     below = descendants(sweep.pid)
     os.kill(processes(sweep.pid, HELPERS[victim])[0], signal.SIGKILL)
@@ -157,12 +172,12 @@ def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start, victim):
 
 def test_a_sweep_goes_on_without_ray_s_lesser_helpers(tmp_path, start):
     folder = tmp_path / "results" / "alone"
-    flags = (*ENDLESS, *UNTRACKED, "--num-samples", "2")
+    flags = (*ENDLESS, *ALONE, *UNTRACKED)
     sweep = start_and_wait(start, tmp_path, "alone", *flags, step=500)
     for name in ("log_monitor", "monitor", "dashboard"):
         os.kill(processes(sweep.pid, HELPERS[name])[0], signal.SIGKILL)
     reported = SweepRecord.read(folder).trials["t000"].step
-    wait_for(lambda: evaluated(folder, reported + 5_000))
+    wait_for(lambda: evaluated(folder, reported + 1_500))
     sweep.send_signal(signal.SIGINT)
     output, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 130, output + errors

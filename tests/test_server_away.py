@@ -1,19 +1,31 @@
 """A tracking server that hangs, dies and comes back in the course of one real sweep."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from live_sweeps import ENDLESS, ROOT, events, free_port, start_and_wait, wait_for
+from live_sweeps import (
+    ALONE,
+    ENDLESS,
+    ROOT,
+    events,
+    free_port,
+    make_project,
+    start_and_wait,
+    wait_for,
+)
 from sweep_samples import new_sweep
 
 from sweep.mlflow_runs import STATE_FILE, MlflowRuns
+from sweep.mlflow_store import open_client
 from sweep.results import SweepRecord
 from sweep.tracking import Tracker
 
@@ -99,6 +111,34 @@ def test_a_server_that_is_away_holds_no_start_up(answers, project, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("case", ["another version", "not writable", "in a folder not writable"])
+def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case):
+    config = make_project(tmp_path)
+    store = tmp_path / "store"
+    store.mkdir()
+    address = f"sqlite:///{store / 'mlflow.db'}"
+    if case == "not writable":
+        open_client(address).create_experiment("lm-sweep")  # reading alone would do
+    elif case == "another version":
+        with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as database, database:
+            database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+            database.execute("INSERT INTO alembic_version VALUES ('0123456789ab')")
+    sweep = [sys.executable, str(ROOT / "sweep/run.py"), "--config", str(config), "--name", "none"]
+    if case != "another version":
+        read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
+        sweep = ["unshare", "--mount", "sh", "-c", read_only, str(store), *sweep]
+        if os.geteuid():
+            pytest.skip("mounting in a namespace of one's own takes root")
+    env = os.environ | {"LM_SWEEP_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": address}
+    done = subprocess.run(sweep, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: MLflow store '{address}': ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "--tracking.no-enabled" in done.stderr
+    assert not list((tmp_path / "results").iterdir())
+
+
+@pytest.mark.slow
 def test_training_does_not_wait_for_a_server_which_gets_everything_later(tmp_path, start):
     port = free_port()
     address = f"http://127.0.0.1:{port}"
@@ -111,7 +151,7 @@ def test_training_does_not_wait_for_a_server_which_gets_everything_later(tmp_pat
         return start(home, *arguments, program=program, MLFLOW_TRACKING_URI=address)
 
     away = hanging(port)
-    sweep = start_and_wait(started, tmp_path, "served", *ENDLESS, "--num-samples", "2", step=500)
+    sweep = start_and_wait(started, tmp_path, "served", *ENDLESS, *ALONE, step=500)
     assert offset(folder) == 0
     away.close()
     running = server(store, port)
@@ -144,7 +184,7 @@ def test_training_does_not_wait_for_a_server_which_gets_everything_later(tmp_pat
     client = MlflowClient(f"sqlite:///{store / 'server.db'}")
     runs = client.search_runs([client.get_experiment_by_name("lm-sweep").experiment_id])
     trials = {r.data.tags["sweep.trial"]: r for r in runs if "sweep.trial" in r.data.tags}
-    assert len(runs) == 3
+    assert len(runs) == 2
     assert {r.info.status for r in runs} == {"KILLED"}
     assert trials.keys() == record.trials.keys()
     for name, trial in record.trials.items():
