@@ -18,7 +18,8 @@ test: $(VENV)/.installed
 
 # The tests of RELIABILITY.md: mostly waiting, so more of them at once than there are cores.
 faults: $(VENV)/.installed
-	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --maxschedchunk 1 \
+		$(PYTEST_ARGS)
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)

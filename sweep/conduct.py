@@ -194,12 +194,13 @@ def _end_without_ray(
     A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
     """
     log.seal()
-    for trial in record.unfinished:
-        if trial.outcome is None:
-            facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
-            log.append("outcome", trial=trial.name, **facts)
-    log.append("session_ended", completed=False)
-    log.close()
+    with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
+        for trial in record.unfinished:
+            if trial.outcome is None:
+                facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
+                log.append("outcome", trial=trial.name, **facts)
+        log.append("session_ended", completed=False)
+        log.close()
     if tracker:
         tracker.close()
     if signal is not None:

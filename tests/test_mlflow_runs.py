@@ -576,7 +576,6 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield address
 
 
-@pytest.mark.xdist_group("server")
 @pytest.mark.slow
 def test_a_model_is_registered_through_a_server(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -634,7 +633,6 @@ def losing_answers(server: str, lost: list[str], port: int = 0) -> Iterator[str]
 
 
 @pytest.mark.fault
-@pytest.mark.xdist_group("server")
 @pytest.mark.slow
 def test_a_server_that_was_away_gets_everything_once_later(
     server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -683,15 +681,12 @@ def require_delivered(folder: Path) -> None:
 
 
 @pytest.mark.fault
-@pytest.mark.xdist_group("server")
 @pytest.mark.slow
-@pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update"])
 def test_an_answer_lost_on_the_way_doubles_nothing(
-    server: str, call: str, monkeypatch: pytest.MonkeyPatch
+    server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server did what it was asked, and the tracker, which cannot know, asks again."""
-    name = call.replace("/", "-")
-    folder, sweep = new_sweep(name, sweep_config(tracking={"experiment": name}))
+    folder, sweep = new_sweep("lost", sweep_config(tracking={"experiment": "lost"}))
     lost: list[str] = []
     with losing_answers(server, lost) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -702,13 +697,13 @@ def test_an_answer_lost_on_the_way_doubles_nothing(
             write_events(folder, told)
             tracker.notice(told)
         require_delivered(folder)
-        lost.append(call)
+        lost += ["runs/create", "runs/log-batch", "runs/update"]
         write_events(folder, run_of("t003", {0: 5.0, 10: 4.0, 20: 2.0}, "finished"), last)
         tracker.notice(last)
         require_delivered(folder)
         assert not lost
         assert tracker.close(30), tracker.trouble
-    found = stored(server, name)
+    found = stored(server, "lost")
     assert set(found) == {"", "t000", "t001", "t002", "t003"}
     assert {run["status"] for run in found.values()} == {"FINISHED"}
     for key in ("val_loss", "best_val_loss"):
