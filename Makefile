@@ -5,8 +5,9 @@ NUM_SAMPLES ?= 32
 # Arguments for pytest; `make test SLOW=1` runs the slow tests, too.
 PYTEST_ARGS ?=
 SLOW ?=
+FAULT_WORKERS ?= 4
 
-.PHONY: sweep test lint lock
+.PHONY: sweep test faults lint lock
 
 sweep: $(VENV)/.installed
 	$(VENV)/bin/python sweep/run.py --num-samples $(NUM_SAMPLES)
@@ -14,6 +15,11 @@ sweep: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest $(if $(SLOW),-m "") $(PYTEST_ARGS)
+
+# The tests of RELIABILITY.md: mostly waiting, so more of them at once than there are cores.
+faults: $(VENV)/.installed
+	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --maxschedchunk 1 \
+		$(PYTEST_ARGS)
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)

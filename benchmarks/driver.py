@@ -58,6 +58,7 @@ def ours(algorithm: str, trials: int) -> None:
     from benchmarks.trivial import TrivialTrial
     from sweep.config import SweepConfig
     from sweep.events import EventLog
+    from sweep.interruption import Interruption
     from sweep.results import SweepRecord
     from trainable.settings import validate
 
@@ -78,7 +79,7 @@ def ours(algorithm: str, trials: int) -> None:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)
         log.append("session_started", session=1, num_samples=trials)
-        sweep.session.run_trials(config, Path(folder), record, log, CONCURRENT)
+        sweep.session.run_trials(config, Path(folder), record, log, CONCURRENT, Interruption())
         log.close()
     assert record.counts() == {"finished": trials}
 

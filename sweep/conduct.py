@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sweep.folder import (
     require_private,
     write_sweep,
 )
-from sweep.interruption import Interruption
+from sweep.interruption import Interrupted, Interruption
 from sweep.mlflow_runs import MlflowRuns
 from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
@@ -48,12 +49,8 @@ from trainable.prepare import ensure_default
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
 """Settings that a resume may change; others would make the trials incomparable."""
-CONNECT_SECONDS = 60.0
-"""How long a slow MLflow store may hold up the first trial."""
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
-LAST_DELIVERY_SECONDS = 60.0
-"""How long the end of a sweep waits for MLflow."""
 PLAIN_WIDTH = 110
 """Columns of output that does not go to a terminal."""
 
@@ -147,17 +144,25 @@ def _conduct(
             log.listen(tracker.notice)
             tracker.start()
         interruption = Interruption()
+
+        def ray_died() -> int:
+            return _end_without_ray(folder, record, log, tracker, interruption.signal)
+
         try:
             # The plan's probe runs, and MLflow opens its store, while Ray starts.
-            with interruption, ray_starting(machine, concurrent) as wait_for_ray:
+            with interruption, ray_starting(machine, concurrent, ray_died) as wait_for_ray:
                 seconds = None
                 if plan is not None:
                     seconds = _show_plan(config, dataset, plan, concurrent, console)
                 from sweep.session import run_trials  # Tune and Optuna take a while to import
 
+                interruption.require_none()
                 wait_for_ray()
-                if tracker and not tracker.wait_connected(CONNECT_SECONDS):
-                    console.print(f"MLflow is away, training goes on: {tracker.trouble}")
+                if tracker and not tracker.wait_connected():
+                    why = tracker.trouble or "no answer yet"
+                    text = f"MLflow is away, training goes on: {why}"
+                    console.print(text, highlight=False, markup=False, soft_wrap=True)
+                interruption.require_none()
                 log.append(
                     "session_started", session=record.sessions + 1, num_samples=config.num_samples
                 )
@@ -171,31 +176,61 @@ def _conduct(
                 log.listen(progress.notice)
                 try:
                     with progress:
-                        run_trials(config, folder, record, log, concurrent)
+                        run_trials(config, folder, record, log, concurrent, interruption)
                 finally:
                     done = interruption.signal is None and not record.unfinished
                     with contextlib.suppress(OSError):  # a full disk has its own error
                         log.append("session_ended", completed=done)
-        except KeyboardInterrupt:
-            pass  # before the first trial; the signal is noted
+        except (Interrupted, SweepError):
+            if interruption.signal is None:
+                raise  # else that is why: a signal to the whole group ends a Ray that starts
         finally:
             log.close()
-            delivered = tracker.close(LAST_DELIVERY_SECONDS) if tracker else True
+            delivered = tracker.close() if tracker else True
         if not delivered:
             console.print(
                 "MLflow did not get everything; when it is back: "
                 f"python sweep/status.py {folder.name} --sync"
             )
     if interruption.signal is not None:
-        console.print(
-            f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n"
-            f"  {next_commands(folder.name, config.num_samples)['resume']}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(_interrupted(folder, record), highlight=False, markup=False, soft_wrap=True)
         return 128 + interruption.signal
     _show_summary(folder, config, record, runs.experiment_id, console)
     return 0 if record.best else 1
+
+
+def _end_without_ray(
+    folder: Path, record: SweepRecord, log: EventLog, tracker: Tracker | None, signal: int | None
+) -> int:
+    """Record and tell the end of a session whose main thread may hang in a call of Ray.
+
+    A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
+    """
+    log.seal()
+    with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
+        for trial in record.unfinished:
+            if trial.outcome is None:
+                facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
+                log.append("outcome", trial=trial.name, **facts)
+        log.append("session_ended", completed=False)
+        log.close()
+    if tracker:
+        tracker.close()
+    if signal is not None:
+        print(_interrupted(folder, record), flush=True)
+        return 128 + signal
+    print(
+        f"error: sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
+        f"go on with `python sweep/run.py --resume {folder.name}`",
+        file=sys.stderr,
+        flush=True,
+    )
+    return 2
+
+
+def _interrupted(folder: Path, record: SweepRecord) -> str:
+    resume = next_commands(folder.name, record.num_samples)["resume"]
+    return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 
 def _console() -> Console:

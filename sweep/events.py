@@ -8,6 +8,7 @@ one torn line, the last, which readers pass over and the next writer cuts off.
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,7 @@ class EventLog:
 
     def __init__(self, folder: Path) -> None:
         self._listeners: list[Callable[[Event], None]] = []
+        self._lock = threading.RLock()
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._descriptor = os.open(folder / EVENTS_FILE, flags, 0o600)
         self._cut_torn_line(folder / EVENTS_FILE)
@@ -82,14 +84,19 @@ class EventLog:
         Raises:
             OSError: the disk is full; the file is then as before.
         """
-        event: Event = {"event": kind, "time": round(time.time(), 3), **facts}
-        line = json.dumps(event, allow_nan=False).encode() + b"\n"
-        size = os.fstat(self._descriptor).st_size
-        if os.write(self._descriptor, line) != len(line):
-            os.ftruncate(self._descriptor, size)
-            raise OSError(28, "no space left for the sweep's record")
-        for listener in self._listeners:
-            listener(event)
+        with self._lock:
+            event: Event = {"event": kind, "time": round(time.time(), 3), **facts}
+            line = json.dumps(event, allow_nan=False).encode() + b"\n"
+            size = os.fstat(self._descriptor).st_size
+            if os.write(self._descriptor, line) != len(line):
+                os.ftruncate(self._descriptor, size)
+                raise OSError(28, "no space left for the sweep's record")
+            for listener in self._listeners:
+                listener(event)
+
+    def seal(self) -> None:
+        """Let only this thread append from now on: it is about to end the process."""
+        self._lock.acquire()
 
     def close(self) -> None:
         """Make all events durable."""

@@ -92,6 +92,12 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
     folder = results_folder() / _checked(name)
     try:
         results_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweepError(
+            f"results folder {results_folder()}: {error.strerror}; "
+            "set LM_SWEEP_HOME to a folder that you can write"
+        ) from error
+    try:
         folder.mkdir(mode=0o700)
         write_sweep(folder, sweep)
     except FileExistsError as error:
@@ -151,10 +157,10 @@ def require_private(folder: Path) -> None:
     pickle.
 
     Raises:
-        SweepError: the folder or a file in it belongs to another user or can be written by others.
+        SweepError: it, or anything in it, belongs to another user or can be written by others.
     """
-    for path in (folder, *(p for p in folder.iterdir() if p.is_file())):
-        status = path.lstat()
+    for path in (folder, *folder.rglob("*")):
+        status = path.stat()
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise SweepError(
                 f"--resume {folder.name}: {path} belongs to user {status.st_uid} with mode "

@@ -9,10 +9,16 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
-    """Turns the first SIGINT or SIGTERM into a graceful end, and the second into an immediate one.
+class Interrupted(Exception):
+    """A signal came before the first trial."""
 
-    Used as a context: `signal` is then the number of the signal that came, or None.
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM, and ends the process at the second.
+
+    Used as a context: `signal` is then the number of the signal that came, or None. Nothing is
+    raised where a signal happens to arrive: other threads start Ray and MLflow meanwhile, and an
+    import broken off half way would leave them waiting for its lock for ever.
     """
 
     def __init__(self) -> None:
@@ -28,7 +34,7 @@ class Interruption:
         self._sockets = (hears, tells)
         threading.Thread(target=self._listen, args=(hears,), name="signals", daemon=True).start()
         for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+            signal.signal(number, _on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,8 +44,12 @@ class Interruption:
         for end in self._sockets:
             end.close()
 
+    def require_none(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self.signal is not None:
+            raise Interrupted
+
     def _listen(self, hears: socket.socket) -> None:
-        count = 0
         while True:
             try:
                 told = hears.recv(1)
@@ -47,16 +57,12 @@ class Interruption:
                 return
             if not told:
                 return
-            count += told[0] in _SIGNALS
-            if count == 2:
+            if told[0] not in _SIGNALS:
+                continue
+            if self.signal is not None:
                 os._exit(128 + told[0])
+            self.signal = told[0]
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            return  # the second ends the process: see _listen
-        self.signal = number
-        # Tune's own signal for "finish what is running and return"; without a running Tune its
-        # handler is not there, and the default would end the process without a word.
-        if signal.getsignal(signal.SIGUSR1) in (signal.SIG_DFL, signal.SIG_IGN, None):
-            raise KeyboardInterrupt
-        signal.raise_signal(signal.SIGUSR1)
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    """Do nothing: the listening thread was told."""

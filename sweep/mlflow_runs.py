@@ -14,7 +14,14 @@ from sweep.events import Event, read_events_from
 from sweep.folder import SweepFile
 from sweep.mlflow_parent import common_tags, complete_parent, create_parent, describe_parent
 from sweep.mlflow_state import read_delivery, save_delivery
-from sweep.mlflow_store import is_away, open_client, refused, tracking_uri, tune_sqlite
+from sweep.mlflow_store import (
+    is_away,
+    open_client,
+    refused,
+    require_writable,
+    tracking_uri,
+    tune_sqlite,
+)
 from sweep.mlflow_view import run_name
 from sweep.redact import redact
 from sweep.results import Outcome, SweepRecord, TrialRecord
@@ -77,6 +84,7 @@ class MlflowRuns:
         try:
             self._client = open_client(uri)
             self.experiment_id = self._find_experiment()
+            require_writable(uri)
         except Exception as error:
             if is_away(uri, error):
                 raise  # worth another try

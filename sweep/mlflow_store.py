@@ -1,5 +1,6 @@
 """The MLflow store: where it is, a client that neither waits nor talks, and what it refuses."""
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -11,6 +12,8 @@ from trainable.errors import first_line
 from trainable.paths import project_folder
 
 _AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
+DATABASE_ATTEMPTS = 6
+"""Attempts to open a database, in 6 s; MLflow's own 10 take 102 s, and training would begin."""
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # every failure is raised, too
@@ -34,12 +37,21 @@ def open_client(uri: str) -> Any:
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
     from mlflow import MlflowClient
 
+    if not is_server(uri):
+        from mlflow.store.db import utils
+
+        utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
     return MlflowClient(tracking_uri=uri)
+
+
+def is_server(uri: str) -> bool:
+    """Say whether a store is a server, which may be away and come back; else it is a database."""
+    return uri.startswith("http")
 
 
 def is_away(uri: str, error: Exception) -> bool:
     """Say whether `error` is of a server that may come back, and not of a store that refuses."""
-    return uri.startswith("http") and getattr(error, "error_code", None) in _AWAY
+    return is_server(uri) and getattr(error, "error_code", None) in _AWAY
 
 
 def refused(uri: str, error: Exception) -> SweepError:
@@ -49,6 +61,21 @@ def refused(uri: str, error: Exception) -> SweepError:
         "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
         "or record without MLflow: --tracking.no-enabled"
     )
+
+
+def require_writable(uri: str) -> None:
+    """Write to a store that is a local SQLite file, and undo it: reading alone would do until then.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be written.
+    """
+    if not uri.startswith("sqlite:///"):
+        return
+    path = uri.removeprefix("sqlite:///")
+    with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("CREATE TABLE lm_sweep_writes (nothing)")
+        database.execute("ROLLBACK")
 
 
 def tune_sqlite(uri: str, statement: str) -> None:

@@ -93,7 +93,11 @@ class Progress:
     def _plain_line(self, trial: TrialRecord) -> str:
         best = self._record.best
         so_far = f"best {best.best_val_loss:.4f} ({best.name})" if best else "no loss yet"
-        loss = "-" if trial.outcome == "diverged" else f"{trial.best_val_loss:.4f}"
+        loss = (
+            "-"
+            if trial.outcome == "diverged" or not trial.evaluations
+            else f"{trial.best_val_loss:.4f}"
+        )
         return (
             f"[{self._ended()}/{self._config.num_samples}] {trial.name} "
             f"{params_text(trial.params)}: {loss}, {outcome_text(trial)}; {so_far}; "

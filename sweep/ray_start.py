@@ -11,9 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from sweep.errors import SweepError
 from sweep.placement import Machine
+from trainable.errors import first_line
 from trainable.paths import PACKAGE_PARENT, cache_folder
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -39,12 +40,18 @@ _SCRATCH = "lm-sweep-"
 
 
 @contextlib.contextmanager
-def ray_starting(machine: Machine, concurrent: int) -> Iterator[Callable[[], None]]:
+def ray_starting(
+    machine: Machine, concurrent: int, last_words: Callable[[], int]
+) -> Iterator[Callable[[], None]]:
     """Begin to start Ray for a sweep of `concurrent` trials at a time; stop it at the end.
 
     Starting takes seconds, most of them spent waiting: the caller does other things meanwhile and
     calls what this gives it to wait for the rest. The umask must be 077: Ray keeps a token for its
-    processes in the home folder.
+    processes in the home folder. If Ray dies later, this process ends with the status that
+    `last_words` returns.
+
+    Raises:
+        SweepError: Ray cannot be started here; from the waiting.
     """
     os.environ.update(_ENVIRONMENT)
     # Tune asks for so many suggestions before their workers are up; the searcher bounds them.
@@ -60,11 +67,19 @@ def ray_starting(machine: Machine, concurrent: int) -> Iterator[Callable[[], Non
     os.environ["TMPDIR"] = scratch
     try:
         # Ray's processes end with the thread that started them: it must live to the end.
-        with ThreadPoolExecutor(1, "ray") as thread:
+        with ThreadPoolExecutor(1, "ray") as thread, contextlib.ExitStack() as watch:
             started = thread.submit(_start, machine, scratch)
+
+            def wait() -> None:
+                started.result()
+                from sweep.watch import RayWatch
+
+                watch.enter_context(RayWatch(last_words, Path(scratch)))
+
             try:
-                yield started.result
+                yield wait
             finally:
+                watch.close()
                 thread.submit(_stop).result()
     finally:
         if temporary is None:
@@ -76,25 +91,35 @@ def ray_starting(machine: Machine, concurrent: int) -> Iterator[Callable[[], Non
 
 def _start(machine: Machine, scratch: str) -> None:
     import ray
+    from ray._private import worker as ray_worker
 
-    with _own_handler_of(signal.SIGTERM):
-        _init(ray, machine, scratch)
-
-
-def _init(ray: Any, machine: Machine, scratch: str) -> None:
+    # Messages of Ray's own, twenty lines of a dead raylet's log, would bury the one that is told.
+    ray_worker.print_to_stdstream = lambda *_, **__: None
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    ray.init(
-        address="local",
-        num_cpus=machine.cpus,
-        num_gpus=machine.gpus,
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        configure_logging=True,
-        _temp_dir=scratch,
+    try:
+        with _own_handler_of(signal.SIGTERM):
+            ray.init(
+                address="local",
+                num_cpus=machine.cpus,
+                num_gpus=machine.gpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                configure_logging=True,
+                _temp_dir=scratch,
+            )
+    except Exception as error:  # whatever it was, nothing has begun
+        raise not_started(error) from error
+
+
+def not_started(error: Exception) -> SweepError:
+    """Return what to say when Ray cannot be started."""
+    return SweepError(
+        f"Ray did not start: {first_line(error)}; is {tempfile.gettempdir()} (TMPDIR) full or not "
+        "writable, or memory short?"
     )
 
 

@@ -17,7 +17,8 @@ SHIPPED = "sweep.yaml"
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
 
 --config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
---resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples.
+--resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
+the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
 --dry-run: print the plan only."""
 
 

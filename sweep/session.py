@@ -1,7 +1,9 @@
 """One session of a sweep: Tune run to its end or to an interruption."""
 
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -9,29 +11,51 @@ from ray.tune.experiment import Trial
 from sweep.config import SweepConfig
 from sweep.errors import SweepError
 from sweep.events import EventLog
+from sweep.interruption import Interruption
 from sweep.recorder import Recorder
 from sweep.results import SweepRecord
 from sweep.retention import existing
 from sweep.scheduler import build_scheduler
 from sweep.searcher import SweepSearch
-from sweep.watch import NodeWatch
 from trainable.tune_trainable import LanguageModelTrial
 
 FULL_BYTES = 2**20
 """A disk with less room than this counts as full."""
 
 
+class GracefulEnd(tune.Callback):  # type: ignore[misc]
+    """Ends the session once a signal has come: trials report and save what they are at."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._ended = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
+        return {}
+
+    def on_step_begin(self, **_: Any) -> None:
+        """Look, several times a second."""
+        if self._interruption.signal is not None and not self._ended:
+            self._ended = True
+            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
+
+
 def run_trials(
-    config: SweepConfig, folder: Path, record: SweepRecord, log: EventLog, concurrent: int
+    config: SweepConfig,
+    folder: Path,
+    record: SweepRecord,
+    log: EventLog,
+    concurrent: int,
+    interruption: Interruption,
 ) -> None:
     """Run the trials that are still to do, until the last has ended or a signal stops them.
 
     `record` and `log` take in all that happens. Ray must have been started.
 
     Raises:
-        SweepError: Ray died under the trials, or the disk is full.
+        SweepError: the disk is full.
     """
-    watch = NodeWatch()
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
@@ -53,7 +77,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, watch],
+            callbacks=[recorder, GracefulEnd(interruption)],
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
@@ -68,11 +92,6 @@ def run_trials(
         raise disk_full_error(folder) from error
     if recorder.disk_full:
         raise disk_full_error(folder)
-    if watch.died:
-        raise SweepError(
-            f"sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
-            f"go on with `python sweep/run.py --resume {folder.name}`"
-        )
 
 
 def disk_full_error(folder: Path) -> SweepError:

@@ -12,9 +12,18 @@ from collections.abc import Callable
 from sweep.errors import SweepError
 from sweep.events import Event
 from sweep.mlflow_runs import MlflowRuns
+from sweep.mlflow_store import is_server, tracking_uri
 from sweep.redact import redact
 from trainable.errors import first_line
 
+CONNECT_SECONDS = 60.0
+"""How long a slow database may hold up the first trial: if it refuses, then before any training."""
+CONNECT_SERVER_SECONDS = 0.5
+"""The same for a server, which had all the time that Ray took to start, and may answer later."""
+LAST_DELIVERY_SECONDS = 60.0
+"""How long the end of a sweep waits for MLflow."""
+LAST_TRY_SECONDS = 15.0
+"""The same for a store that is away: one more request, which ends sooner than that."""
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 BATCH_SECONDS = 0.5
@@ -46,22 +55,32 @@ class Tracker:
         """Hear that an event was recorded."""
         self._wake.set()
 
-    def wait_connected(self, timeout: float) -> bool:
+    def wait_connected(self, timeout: float | None = None) -> bool:
         """Wait until the store is open; say whether it is, False for a server that is away.
+
+        Args:
+            timeout: seconds to wait at most; None: as long as this kind of store deserves.
 
         Raises:
             SweepError: the store refuses to be used at all.
         """
+        if timeout is None:
+            timeout = CONNECT_SERVER_SECONDS if is_server(tracking_uri()) else CONNECT_SECONDS
         deadline = time.monotonic() + timeout
         while not self._connected.wait(0.05):
-            if self.trouble or time.monotonic() > deadline:
+            # A trouble that comes with the connection is a refusal, which is raised below.
+            away = self.trouble is not None or time.monotonic() > deadline
+            if away and not self._connected.is_set():
                 return False
         if self._refusal is not None:
             raise self._refusal
         return True
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float | None = None) -> bool:
         """Deliver what is left, within `timeout` seconds; say whether all is delivered."""
+        if timeout is None:
+            away = self.trouble is not None or not self._connected.is_set()
+            timeout = LAST_TRY_SECONDS if away else LAST_DELIVERY_SECONDS
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
@@ -99,7 +118,7 @@ class Tracker:
                 if self._closing.is_set():
                     return False
             else:
-                self.trouble = None
+                self.trouble = None if self._refusal is None else str(self._refusal)
                 return self._refusal is None
             self._closing.wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

@@ -20,6 +20,13 @@ from trainable.prepare import prepare
 
 MakeConfig = Callable[..., TrialConfig]
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
+SWEEP_RUN = str(ROOT / "sweep/run.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several workers begin with the long tests: one that starts last is waited for alone."""
+    if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -97,12 +104,12 @@ def start():
     """Return a function that starts a sweep in a process group, ended with the test."""
     started = []
 
-    def start_sweep(home: Path, *arguments: str) -> subprocess.Popen:
-        env = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
-        env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    def start_sweep(home: Path, *arguments: str, program=(SWEEP_RUN,), **env) -> subprocess.Popen:
+        kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        places = {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
         sweep = subprocess.Popen(
-            [sys.executable, str(ROOT / "sweep/run.py"), *arguments],
-            env=env,
+            [sys.executable, *program, *arguments],
+            env=kept | places | env,
             cwd=home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -58,8 +59,32 @@ def run(home: Path, script: str, *arguments: str, **options) -> subprocess.Compl
     )
 
 
-# Steps slow enough that a signal finds trials in their middle.
+# Steps slow enough that a fault finds trials in their middle, few enough to end soon.
 SLOWER = ("--trial.train.steps", "2000", "--trial.train.eval-every", "100", "--num-samples", "4")
+# Trials that run until something ends them, with a report every half a second or so; one at a time
+# leaves a core to the other tests.
+ENDLESS = ("--trial.train.steps", "1000000", "--trial.train.eval-every", "500", "--asha.no-enabled")
+ALONE = ("--max-concurrent", "1")
+UNTRACKED = ("--tracking.no-enabled",)
+WORKER = rb"ray::ResourceTrainable"
+
+
+def start_and_wait(start, home: Path, name: str, *flags: str, step: int) -> subprocess.Popen:
+    """Start a sweep in a new project, or resume one; return it once a trial is at `step`."""
+    folder = home / "results" / name
+    if folder.exists():
+        sweep = start(home, "--resume", name, *flags)
+        before = len(events(folder))
+    else:
+        sweep = start(home, "--config", str(make_project(home)), "--name", name, *flags)
+        before = 0
+
+    def there() -> bool:
+        assert sweep.poll() is None, sweep.communicate()
+        return evaluated(folder, step, since=before)
+
+    wait_for(there)
+    return sweep
 
 
 def events(folder: Path) -> list[dict]:
@@ -69,7 +94,7 @@ def events(folder: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def wait_for(condition, seconds: float = 120.0) -> None:
+def wait_for(condition, seconds: float = 300.0) -> None:
     """Wait until `condition()` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -77,14 +102,17 @@ def wait_for(condition, seconds: float = 120.0) -> None:
         time.sleep(0.05)
 
 
-def evaluated(folder: Path, step: int, trials: int = 1) -> bool:
-    """Say whether so many trials have reported so far a step."""
-    seen = {
-        e["trial"]
-        for e in events(folder)
-        if e["event"] == "evaluation" and e["metrics"]["step"] >= step
-    }
-    return len(seen) >= trials
+def evaluated(folder: Path, step: int, since: int = 0) -> bool:
+    """Say whether a trial has reported a step, or a later one, after the first `since` events."""
+    told = [e["metrics"] for e in events(folder)[since:] if e["event"] == "evaluation"]
+    return any(metrics["step"] >= step for metrics in told)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def descendants(pid: int) -> list[int]:
@@ -101,6 +129,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def gone(pids: list[int]) -> bool:
+    """Say whether all these processes have ended."""
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def processes(pid: int, pattern: bytes) -> list[int]:
     """Return the processes below `pid` whose command line begins with a pattern."""
     found = []
@@ -110,7 +143,6 @@ def processes(pid: int, pattern: bytes) -> list[int]:
                 found.append(child)
         except OSError:
             continue
-    assert found
     return found
 
 

@@ -2,10 +2,12 @@
 
 `python tests/soak.py --minutes 30 --seed 0` runs sweep after sweep in a temporary project, kills a
 worker or the driver every few seconds, resumes, and at the end accounts for every trial. It exits
-with 1 if a trial is lost or ended twice, a run is left RUNNING, or anything is left over.
+with 1 if a trial is lost or ended twice, a run is left RUNNING, or a process or temporary folder is
+left over.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,12 +22,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from live_sweeps import ROOT, descendants, make_project, processes
+from live_sweeps import ROOT, WORKER, descendants, make_project, processes
 
 from sweep.results import SweepRecord
 
 TRIALS = 6
 STEPS = 1_500
+LONGEST_END_SECONDS = 180.0
+"""How long the processes of a killed Ray may take to end by themselves."""
+Process = tuple[int, str]
+"""A pid and the moment of its start, since pids are used again."""
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -35,8 +41,27 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"LM_SWEEP_HOME": str(home)} | cache
 
 
-def run_once(home: Path, name: str, rng: random.Random, deadline: float, kills: Counter) -> bool:
-    """Start or resume a sweep and kill parts of it; say whether it came to its end."""
+def begun(pid: int) -> Process | None:
+    """Return a running process, None for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (pid, fields[19]) if fields[0] != "Z" else None
+
+
+def run_once(
+    home: Path,
+    name: str,
+    rng: random.Random,
+    deadline: float,
+    kills: Counter,
+    seen: set[Process],
+) -> bool:
+    """Start or resume a sweep and kill parts of it; say whether it came to its end.
+
+    The processes below it are added to `seen`.
+    """
     exists = (home / "results" / name / "sweep.json").exists()
     what = ("--resume", name) if exists else ("--config", str(home / "sweep.yaml"), "--name", name)
     size = (
@@ -63,35 +88,36 @@ def run_once(home: Path, name: str, rng: random.Random, deadline: float, kills: 
             start_new_session=True,
         )
         while sweep.poll() is None:
-            time.sleep(rng.uniform(3.0, 9.0))
+            strike = time.monotonic() + rng.uniform(3.0, 9.0)
+            while time.monotonic() < strike and sweep.poll() is None:
+                seen.update(filter(None, map(begun, descendants(sweep.pid))))
+                time.sleep(0.2)
             if time.monotonic() > deadline or sweep.poll() is not None:
                 continue  # no more kills: let it end
             if rng.random() < 0.3:
-                below = descendants(sweep.pid)
-                os.kill(sweep.pid, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+                number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+                os.kill(sweep.pid, number)
                 sweep.wait()
-                kills["driver"] += 1
-                wait_for_end(below)
+                kills[f"driver {number.name}"] += 1
+                wait_for_end(seen)
                 return False
-            try:
-                victims = processes(sweep.pid, rb"ray::ResourceTrainable")
-                os.kill(rng.choice(victims), signal.SIGKILL)
-                kills["worker"] += 1
-            except (AssertionError, ProcessLookupError):
-                continue  # none has started yet
+            victims = processes(sweep.pid, WORKER)
+            if victims:  # else none has started yet
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(rng.choice(victims), signal.SIGKILL)
+                    kills["worker SIGKILL"] += 1
     if sweep.returncode not in (0, 1):
         kills[f"exit {sweep.returncode}"] += 1
     record = SweepRecord.read(home / "results" / name)
     return len(record.trials) == TRIALS and not record.unfinished
 
 
-def wait_for_end(pids: list[int]) -> None:
-    """Wait until the processes of a killed Ray are gone; it ends them itself."""
-    limit = time.monotonic() + 180
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        if time.monotonic() > limit:
-            raise SystemExit(f"processes left of a killed driver: {pids}")
+def wait_for_end(seen: set[Process]) -> list[Process]:
+    """Wait until the processes of a killed Ray are gone, and return those that stay."""
+    limit = time.monotonic() + LONGEST_END_SECONDS
+    while (left := [p for p in seen if begun(p[0]) == p]) and time.monotonic() < limit:
         time.sleep(0.2)
+    return left
 
 
 def faults_of(home: Path, names: list[str]) -> list[str]:
@@ -138,18 +164,23 @@ def main() -> int:
     kills: Counter = Counter()
     names: list[str] = []
     outcomes: Counter = Counter()
+    seen: set[Process] = set()
     while time.monotonic() < deadline:
         names.append(f"soak-{len(names):03d}")
-        while not run_once(home, names[-1], rng, deadline, kills):
+        while not run_once(home, names[-1], rng, deadline, kills, seen):
             pass
         record = SweepRecord.read(home / "results" / names[-1])
         outcomes.update(trial.outcome for trial in record.trials.values())
         print(f"{names[-1]}: {record.sessions} sessions, {record.counts()}", flush=True)
     faults = faults_of(home, names)
+    left = wait_for_end(seen)
+    if left:
+        faults.append(f"processes left: {sorted(pid for pid, _ in left)}")
     print(f"{len(names)} sweeps of {TRIALS} trials each: {dict(outcomes)}; kills: {dict(kills)}")
     for fault in faults:
         print(f"FAULT {fault}")
-    print("sound" if not faults else f"{len(faults)} faults; see {home}")
+    counts = f"{sum(outcomes.values())} trials, {sum(kills.values())} kills, {len(seen)} processes"
+    print(f"{counts}: " + ("sound" if not faults else f"{len(faults)} faults; see {home}"))
     if not faults:
         shutil.rmtree(home)
     return 1 if faults else 0

@@ -4,18 +4,23 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 
 from sweep import best, run, status
+from sweep.config import SweepConfig
 from trainable import generate, local, prepare
-from trainable.settings import run_command
+from trainable.errors import ConfigError
+from trainable.settings import run_command, validate
 from trainable.trainer import Trainer
 
 GOOD = """
@@ -146,6 +151,48 @@ def test_numbers_as_flags(field, value, refused, config_file):
     assert field.rpartition(".")[2] in told
 
 
+def _numbers(model, prefix=""):
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _numbers(kind, f"{prefix}{name}.")
+        elif {int, float} & {kind, *get_args(kind)}:
+            yield prefix + name
+
+
+ZERO_MEANS_SOMETHING = {
+    "seed",
+    "gpus_per_trial",
+    "max_failures",
+    "trial.optim.warmup_fraction",
+    "trial.optim.decay_fraction",
+    "trial.optim.min_lr_fraction",
+    "trial.optim.beta1",
+    "trial.optim.beta2",
+    "trial.optim.weight_decay",
+    "trial.train.seed",
+}
+
+
+@pytest.mark.parametrize("name", list(_numbers(SweepConfig)))
+def test_every_number_of_a_config(name):
+    wrong = [float("nan"), float("inf"), float("-inf"), -1, True, "many", []]
+    if name not in ZERO_MEANS_SOMETHING:
+        wrong.append(0)
+    *sections, field = name.split(".")
+    for value in wrong:
+        tree = {field: value}
+        for section in reversed(sections):
+            tree = {section: tree}
+        tree["space"] = {"optim.weight_decay": {"uniform": [0, 1]}}
+        with pytest.raises(ConfigError) as caught:
+            validate(SweepConfig, tree, "sweep.yaml")
+        told = str(caught.value)
+        assert field in told
+        assert str(value).lower() in told.lower()
+        assert "\n" not in told
+
+
 def test_yaml_files_that_are_none(refused, project, tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("- a\n- b\n")
@@ -180,6 +227,12 @@ def test_a_sweep_that_does_not_fit_on_the_disk(refused, config_file, monkeypatch
     told = refused(run, "--config", config, *many)
     assert re.search(r"disk: .* MiB free .* may need .* MiB; make room", told)
     assert not (tmp_path / "not").exists()
+
+
+def test_results_that_are_no_folder(refused, config_file, project):
+    config = config_file()
+    (project / "results").touch()
+    assert "LM_SWEEP_HOME" in refused(run, "--config", config)
 
 
 def test_sweeps_that_are_not_there(refused):
@@ -261,14 +314,18 @@ def test_raw_token_files(content, told, refused, tmp_path):
     assert told in refused(local, "--data.dataset", tmp_path, *raw)
 
 
-def test_unreadable_token_file(refused, tiny_dataset, tmp_path, config_file):
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
+def test_unreadable_token_file(tiny_dataset, tmp_path, config_file):
     dataset = tmp_path / "dataset"
     shutil.copytree(tiny_dataset, dataset)
     (dataset / "train.npy").chmod(0)
     config = config_file(str(tiny_dataset), str(dataset))
-    assert "train.npy" in refused(run, "--config", config, "--dry-run")
+    command = [sys.executable, run.__file__, "--config", str(config), "--dry-run"]
+    if os.geteuid() == 0:  # root may read everything, but for this
+        everything = "--bounding-set=-dac_override,-dac_read_search"
+        command = ["setpriv", everything, *command]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: .*train\.npy.*Permission denied.*\n", done.stderr)
 
 
 def test_a_token_file_cut_while_mapped_is_told(tiny_config, tiny_dataset, tmp_path):

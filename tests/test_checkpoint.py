@@ -256,6 +256,7 @@ def test_saving_to_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
         save_checkpoint(*linear(), 1, tmp_path / "absent" / "c.pt")
 
 
+@pytest.mark.fault
 def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     pair = transformer(seed=1)
     save_checkpoint(*pair, 1, tmp_path / "c.pt")
@@ -378,6 +379,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     assert_refused(lambda: load_checkpoint(tmp_path, *target), target)
 
 
+@pytest.mark.fault
 def test_flipped_bits_raise_nothing_but_checkpoint_errors() -> None:
     saved = linear(seed=1)
     update(saved, steps=1)
@@ -499,6 +501,7 @@ def test_new_save_replaces_the_old_and_its_leftovers(folder: Path) -> None:
     assert load_trial_checkpoint(folder, *transformer()).val_loss == 2.5
 
 
+@pytest.mark.fault
 def test_crash_before_the_manifest_leaves_the_old_checkpoint(folder: Path, tmp_path: Path) -> None:
     before = transformer(seed=1)
     update(before, steps=2)
@@ -516,6 +519,7 @@ def test_crash_before_the_manifest_leaves_the_old_checkpoint(folder: Path, tmp_p
     assert len(list(folder.iterdir())) == 2
 
 
+@pytest.mark.fault
 def test_flipped_bits_in_a_folder_are_never_accepted(folder: Path) -> None:
     target = transformer(seed=2)
     update(target, steps=1, seed=3)
@@ -534,6 +538,7 @@ def test_flipped_bits_in_a_folder_are_never_accepted(folder: Path) -> None:
     assert load_trial_checkpoint(folder, *target).iteration == 7
 
 
+@pytest.mark.fault
 def test_a_flip_in_any_byte_of_a_manifest_is_refused(folder: Path) -> None:
     file = folder / MANIFEST_FILE
     content = file.read_bytes()
@@ -594,6 +599,7 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("fault", SPOILT)
 def test_spoilt_folder_is_refused(folder: Path, fault: str) -> None:
     SPOILT[fault](folder)
@@ -682,6 +688,7 @@ print("survived", done)
 """
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path: Path, run_python: Any) -> None:
     result = run_python("-c", KILLED_SAVER, tmp_path / "trial", 30)

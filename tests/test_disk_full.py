@@ -7,12 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from live_sweeps import assert_whole, evaluated, make_project, run, wait_for
+from live_sweeps import assert_whole, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from sweep.retention import existing
 from trainable.trial_checkpoint import read_verified
 
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "3")
 
 
@@ -42,7 +43,6 @@ def fill(place: Path) -> Path:
     return filler
 
 
-@pytest.mark.slow
 def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
     config = make_project(small_disk)
     big = ("--trial.model.n-layers", "400")
@@ -52,12 +52,9 @@ def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
     assert not list((small_disk / "results").glob("*/sweep.json"))
 
 
-@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
-    config = make_project(small_disk)
     folder = small_disk / "results" / "full"
-    sweep = start(small_disk, "--config", str(config), "--name", "full", *LONG)
-    wait_for(lambda: evaluated(folder, 400))
+    sweep = start_and_wait(start, small_disk, "full", *LONG, step=400)
     filler = fill(small_disk)
     output, errors = sweep.communicate(timeout=120)
     assert sweep.returncode == 2, output + errors

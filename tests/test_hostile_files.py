@@ -8,13 +8,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from live_sweeps import descendants, evaluated, make_project, run, wait_for
+from live_sweeps import ALONE, ENDLESS, descendants, make_project, run, start_and_wait
 
+from sweep.recorder import failure_reason
 from sweep.redact import redact
-
-LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "2")
 
 
 class Harmful:
@@ -62,7 +62,8 @@ def test_no_pickle_of_a_sweep_folder_is_ever_loaded(interrupted):
 def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
     folder = interrupted / "results" / "mine"
     arguments = ("sweep/run.py", "--resume", "mine", "--num-samples", "9")
-    for path in (folder, folder / "sweep.json", folder / "events.jsonl"):
+    (deep, *_) = folder.glob("session-1/*/checkpoint_*/manifest.json")
+    for path in (folder, folder / "sweep.json", folder / "events.jsonl", deep, deep.parent):
         mode = path.stat().st_mode
         path.chmod(mode | stat.S_IWOTH)
         done = run(interrupted, *arguments)
@@ -77,10 +78,12 @@ def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
 
 @pytest.mark.slow
 def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
-    config = make_project(tmp_path)
     folder = tmp_path / "results" / "private"
-    sweep = start(tmp_path, "--config", str(config), "--name", "private", *LONG)
-    wait_for(lambda: evaluated(folder, 400))
+
+    def at_home(home, *arguments):
+        return start(home, *arguments, HOME=str(home))
+
+    sweep = start_and_wait(at_home, tmp_path, "private", *ENDLESS, *ALONE, step=500)
     sockets = set()
     for pid in [sweep.pid, *descendants(sweep.pid)]:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
@@ -99,9 +102,7 @@ def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
     assert set(listening) <= loopback
     for path in [folder, *folder.rglob("*"), tmp_path / "mlflow.db"]:
         assert path.stat().st_mode & 0o077 == 0 or path.is_symlink(), path
-    token = Path.home() / ".ray" / "auth_token"
-    if token.exists():
-        assert token.stat().st_mode & 0o077 == 0
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.slow
@@ -122,6 +123,13 @@ def test_secrets_of_the_store_s_address_are_not_recorded(tmp_path):
         if path.is_file():
             told += path.read_bytes().decode(errors="replace")
     assert "hunter" not in told
+
+
+def test_a_reason_with_a_secret_is_recorded_without_it(tmp_path):
+    error = tmp_path / "error.txt"
+    error.write_text("Failure # 1\nTraceback\nOSError: https://ann:hunter2@host token=hunter3\n")
+    trial = SimpleNamespace(error_file=str(error))
+    assert failure_reason(trial) == "OSError: https://***@host token=***"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The import table, read from the source: which package may load what, and no global randomness."""
 
 import ast
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,3 +141,32 @@ def test_script_uses_the_checkout_it_lies_in(
 
 def test_the_scripts_are_found() -> None:
     assert {"trainable/local.py", "trainable/generate.py", "trainable/prepare.py"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_nothing_unpickles(name: str) -> None:
+    tree = parsed(SOURCES[name])
+    assert not packages(SOURCES[name]) & {"pickle", "cloudpickle", "dill", "joblib", "marshal"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and dotted(node.func) == "torch.load":
+            given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            assert given.get("weights_only") == "True"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            assert ast.unparse(node.value) == "False"
+        assert not isinstance(node, ast.Attribute) or node.attr not in ("restore", "from_path")
+
+
+@pytest.mark.parametrize("document", ["RELIABILITY.md", "SECURITY.md"])
+def test_every_test_that_a_promise_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 10
+    for file, test in named:
+        tests = {
+            node.name
+            for node in parsed(ROOT / "tests" / file).body
+            if isinstance(node, ast.FunctionDef)
+        }
+        assert test in tests or not test, f"{file}::{test}"
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert all("`test_" in row for row in rows)

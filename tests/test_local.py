@@ -93,6 +93,7 @@ def test_resume_goes_on_with_the_checkpoint(
     assert "nothing to do" in capsys.readouterr().out
 
 
+@pytest.mark.fault
 def test_resume_with_other_threads_is_told(
     finished: tuple[subprocess.CompletedProcess[str], Path],
     config_file: Path,
@@ -103,9 +104,11 @@ def test_resume_with_other_threads_is_told(
         assert trainable.local.main(flags) == 0
     finally:
         torch.set_num_threads(1)
-    assert "2" in capsys.readouterr().err
+    warning = "warning: saved with 1 threads, running with 2: low-order bits will differ"
+    assert warning in capsys.readouterr().err
 
 
+@pytest.mark.fault
 def test_damaged_checkpoint_is_no_silent_restart(
     finished: tuple[subprocess.CompletedProcess[str], Path], config_file: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +211,7 @@ def test_profile_is_a_trace_file(config_file: Path, tmp_path: Path) -> None:
     assert json.loads(trace.read_text())["traceEvents"]
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_interrupt_exits_130_and_leaves_a_whole_checkpoint(
     config_file: Path, tiny_config: MakeConfig, tmp_path: Path

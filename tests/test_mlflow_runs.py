@@ -260,6 +260,7 @@ def test_events_are_delivered_once_as_they_come(store: Path) -> None:
     assert in_pieces[""]["status"] == "FINISHED"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("known", [0, 2, 6, 10, 16])
 def test_a_crash_before_our_notes_are_saved_doubles_nothing(store: Path, known: int) -> None:
     """The store got the whole sweep; our notes say that it has only the first `known` events."""
@@ -276,6 +277,7 @@ def test_a_crash_before_our_notes_are_saved_doubles_nothing(store: Path, known: 
     assert stored() == first
 
 
+@pytest.mark.fault
 def test_a_crash_while_a_run_is_made_leaves_no_bare_run(store: Path) -> None:
     """A run was made, then nothing more was said of it: a later delivery completes it."""
     folder, sweep = new_sweep("bare")
@@ -404,6 +406,7 @@ def refused(folder: Path, sweep: SweepFile) -> str:
     return text
 
 
+@pytest.mark.fault
 def test_a_store_of_another_version_is_refused(store: Path) -> None:
     with contextlib.closing(sqlite3.connect(store)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
@@ -415,6 +418,7 @@ def test_a_store_of_another_version_is_refused(store: Path) -> None:
     assert not (folder / STATE_FILE).exists()
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize(
     "uri", ["sqlite:////dev/null/mlflow.db", "nothing://here", "sqlite:///{file}"]
 )
@@ -428,6 +432,7 @@ def test_a_store_that_cannot_be_opened_is_refused(
     assert uri in refused(*new_sweep("closed"))
 
 
+@pytest.mark.fault
 def test_a_sweep_stays_in_the_store_that_it_began_in(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -628,6 +633,7 @@ def losing_answers(server: str, lost: list[str], port: int = 0) -> Iterator[str]
             thread.join()
 
 
+@pytest.mark.fault
 @pytest.mark.slow
 def test_a_server_that_was_away_gets_everything_once_later(
     server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -675,14 +681,13 @@ def require_delivered(folder: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault
 @pytest.mark.slow
-@pytest.mark.parametrize("call", ["runs/create", "runs/log-batch", "runs/update"])
 def test_an_answer_lost_on_the_way_doubles_nothing(
-    server: str, call: str, monkeypatch: pytest.MonkeyPatch
+    server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server did what it was asked, and the tracker, which cannot know, asks again."""
-    name = call.replace("/", "-")
-    folder, sweep = new_sweep(name, sweep_config(tracking={"experiment": name}))
+    folder, sweep = new_sweep("lost", sweep_config(tracking={"experiment": "lost"}))
     lost: list[str] = []
     with losing_answers(server, lost) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -693,13 +698,13 @@ def test_an_answer_lost_on_the_way_doubles_nothing(
             write_events(folder, told)
             tracker.notice(told)
         require_delivered(folder)
-        lost.append(call)
+        lost += ["runs/create", "runs/log-batch", "runs/update"]
         write_events(folder, run_of("t003", {0: 5.0, 10: 4.0, 20: 2.0}, "finished"), last)
         tracker.notice(last)
         require_delivered(folder)
         assert not lost
         assert tracker.close(30), tracker.trouble
-    found = stored(server, name)
+    found = stored(server, "lost")
     assert set(found) == {"", "t000", "t001", "t002", "t003"}
     assert {run["status"] for run in found.values()} == {"FINISHED"}
     for key in ("val_loss", "best_val_loss"):

@@ -1,4 +1,4 @@
-"""Interruptions of the driver and of workers: real processes, real signals, then --resume."""
+"""The driver, workers and Ray interrupted: real processes, real signals, then --resume."""
 
 import glob
 import os
@@ -10,30 +10,35 @@ from pathlib import Path
 
 import pytest
 from live_sweeps import (
+    ALONE,
+    ENDLESS,
     SLOWER,
+    UNTRACKED,
+    WORKER,
     assert_whole,
     descendants,
     evaluated,
-    make_project,
+    events,
+    gone,
     processes,
     run,
+    start_and_wait,
     wait_for,
 )
 
 from sweep.results import SweepRecord
 
+pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
-@pytest.mark.slow
+
 def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start):
-    config = make_project(tmp_path)
     folder = tmp_path / "results" / "killed"
-    sweep = start(tmp_path, "--config", str(config), "--name", "killed", *SLOWER)
-    wait_for(lambda: evaluated(folder, 300))
+    sweep = start_and_wait(start, tmp_path, "killed", *SLOWER, step=300)
     below = descendants(sweep.pid)
-    os.kill(sweep.pid, signal.SIGKILL)
+    sweep.kill()
     sweep.communicate()
     before = SweepRecord.read(folder)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in below))
+    wait_for(lambda: gone(below))
     left = Path(tempfile.gettempdir()) / f"lm-sweep-{sweep.pid}-"
     assert glob.glob(f"{left}*")
     done = run(tmp_path, "sweep/run.py", "--resume", "killed")
@@ -46,50 +51,134 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start):
         assert kept.evaluations[: len(trial.evaluations)] == trial.evaluations
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_the_sweep_gracefully(tmp_path, start, number, status):
-    config = make_project(tmp_path)
+def test_a_signal_ends_the_sweep_gracefully(tmp_path, start):
     folder = tmp_path / "results" / "signalled"
-    sweep = start(tmp_path, "--config", str(config), "--name", "signalled", *SLOWER)
-    wait_for(lambda: evaluated(folder, 200))
-    sent = time.monotonic()
-    os.kill(sweep.pid, number)
-    output, errors = sweep.communicate(timeout=60)
-    assert time.monotonic() - sent < 15
-    assert sweep.returncode == status, output + errors
-    assert "--resume signalled" in output
-    assert "Traceback" not in output + errors
-    record = SweepRecord.read(folder)
-    assert "interrupted" in {trial.outcome for trial in record.trials.values()}
-    assert None not in {trial.outcome for trial in record.trials.values()}
+    flags = SLOWER
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        sweep = start_and_wait(start, tmp_path, "signalled", *flags, step=200)
+        sent = time.monotonic()
+        sweep.send_signal(number)
+        output, errors = sweep.communicate(timeout=60)
+        assert time.monotonic() - sent < 15
+        assert sweep.returncode == status, output + errors
+        assert "--resume signalled" in output
+        assert "Traceback" not in output + errors
+        record = SweepRecord.read(folder)
+        assert "interrupted" in {trial.outcome for trial in record.trials.values()}
+        assert None not in {trial.outcome for trial in record.trials.values()}
+        flags = ()
     assert run(tmp_path, "sweep/run.py", "--resume", "signalled").returncode == 0
     assert_whole(tmp_path, "signalled", steps=2000, trials=4)
 
 
-@pytest.mark.slow
-def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path, start):
-    config = make_project(tmp_path)
+def test_a_signal_to_ray_as_well_is_no_other_end(tmp_path, start):
+    """So do timeout, systemd and batch systems: they signal the whole process group."""
+    folder = tmp_path / "results" / "group"
+    sweep = start_and_wait(start, tmp_path, "group", *ENDLESS, *ALONE, *UNTRACKED, step=500)
+    sent = time.monotonic()
+    os.killpg(sweep.pid, signal.SIGTERM)
+    output, errors = sweep.communicate(timeout=60)
+    assert time.monotonic() - sent < 15
+    assert sweep.returncode == 143, output + errors
+    assert errors == ""
+    assert "--resume group" in output
+    assert {t.outcome for t in SweepRecord.read(folder).trials.values()} == {"interrupted"}
+
+
+def test_a_second_signal_ends_at_once(tmp_path, start):
+    sweep = start_and_wait(start, tmp_path, "twice", *ENDLESS, *ALONE, *UNTRACKED, step=500)
+    sweep.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    sent = time.monotonic()
+    sweep.send_signal(signal.SIGINT)
+    sweep.wait(timeout=10)
+    assert time.monotonic() - sent < 2
+    assert sweep.returncode == 130
+
+
+def test_a_killed_worker_goes_on_until_it_has_died_too_often(tmp_path, start):
     folder = tmp_path / "results" / "worker"
-    sweep = start(tmp_path, "--config", str(config), "--name", "worker", *SLOWER)
-    wait_for(lambda: evaluated(folder, 300))
-    os.kill(processes(sweep.pid, rb"ray::ResourceTrainable")[0], signal.SIGKILL)
-    output, errors = sweep.communicate(timeout=240)
-    assert sweep.returncode == 0, output + errors
-    record = assert_whole(tmp_path, "worker", steps=2000, trials=4)
-    assert sum(trial.restarts for trial in record.trials.values()) == 1
-    assert "died" in output
+    flags = ("--num-samples", "2", "--max-failures", "1")
+    sweep = start_and_wait(start, tmp_path, "worker", *ENDLESS, *flags, step=1000)
+    wait_for(lambda: len(processes(sweep.pid, WORKER)) == 2)
+    workers = processes(sweep.pid, WORKER)
+
+    def told(kind):
+        return [e for e in events(folder) if e["event"] == kind]
+
+    os.kill(workers[0], signal.SIGKILL)
+    wait_for(lambda: told("trial_restarted"))
+    (restarted,) = told("trial_restarted")
+    assert "died" in restarted["reason"]
+    place = events(folder).index(restarted)
+    saved = max(
+        (e["step"] for e in events(folder)[:place] if e["event"] == "checkpoint"), default=0
+    )
+    wait_for(lambda: evaluated(folder, saved + 500, since=place))
+    assert workers[1] in processes(sweep.pid, WORKER)
+
+    wait_for(lambda: set(processes(sweep.pid, WORKER)) - set(workers))
+    os.kill((set(processes(sweep.pid, WORKER)) - set(workers)).pop(), signal.SIGKILL)
+    wait_for(lambda: told("outcome"))
+    sweep.send_signal(signal.SIGINT)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, output + errors
+    record = SweepRecord.read(folder)
+    failed = record.trials[restarted["trial"]]
+    (other,) = [trial for trial in record.trials.values() if trial is not failed]
+    assert (failed.outcome, failed.restarts) == ("failed", 1)
+    assert "died" in failed.reason
+    assert re.search(f"{failed.name} failed: .*died", output)
+    assert (other.outcome, other.restarts) == ("interrupted", 0)
+    for trial in (failed, other):
+        steps = [e["step"] for e in trial.evaluations]
+        assert steps == list(range(0, trial.step + 1, 500))
+    from mlflow import MlflowClient
+
+    runs = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_runs(["1"])
+    statuses = {r.data.tags.get("sweep.trial", ""): r.info.status for r in runs}
+    assert statuses == {"": "KILLED", failed.name: "FAILED", other.name: "KILLED"}
 
 
-@pytest.mark.slow
-def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start):
-    config = make_project(tmp_path)
+# What Ray starts beside the workers, by what their command lines begin with.
+HELPERS = {
+    "gcs_server": rb"\S*/gcs_server",
+    "raylet": rb"\S*/raylet",
+    "runtime_env": rb"ray::RuntimeEnvAgent",
+    "dashboard_agent": rb"ray::DashboardAgent",
+    "log_monitor": rb"(?s).*/log_monitor\.py",
+    "monitor": rb"(?s).*/monitor\.py",
+    "dashboard": rb"(?s).*/dashboard\.py",
+}
+
+
+@pytest.mark.parametrize("victim", ["gcs_server", "raylet", "runtime_env", "dashboard_agent"])
+def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start, victim):
     folder = tmp_path / "results" / "headless"
-    longer = ("--trial.train.steps", "12000", "--trial.train.eval-every", "3000")
-    sweep = start(tmp_path, "--config", str(config), "--name", "headless", *longer)
-    wait_for(lambda: evaluated(folder, 3000))
-    os.kill(processes(sweep.pid, rb"\S*/raylet")[0], signal.SIGKILL)
-    _, errors = sweep.communicate(timeout=90)
+    flags = (*ENDLESS, *ALONE, *UNTRACKED)
+    sweep = start_and_wait(start, tmp_path, "headless", *flags, step=500)
+    below = descendants(sweep.pid)
+    os.kill(processes(sweep.pid, HELPERS[victim])[0], signal.SIGKILL)
+    output, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 2, errors
-    assert re.search(r"^error: .*Ray died.*--resume headless", errors, re.MULTILINE)
+    assert re.fullmatch(r"error: .*Ray died.*--resume headless`\n", errors)
+    assert "(raylet)" not in output
+    record = SweepRecord.read(folder)
+    assert {trial.outcome for trial in record.trials.values()} == {"interrupted"}
     assert SweepRecord.read(folder).unfinished
+    wait_for(lambda: gone(below), seconds=30)
+    assert not glob.glob(f"{Path(tempfile.gettempdir())}/lm-sweep-{sweep.pid}-*")
+
+
+def test_a_sweep_goes_on_without_ray_s_lesser_helpers(tmp_path, start):
+    folder = tmp_path / "results" / "alone"
+    flags = (*ENDLESS, *ALONE, *UNTRACKED)
+    sweep = start_and_wait(start, tmp_path, "alone", *flags, step=500)
+    for name in ("log_monitor", "monitor", "dashboard"):
+        os.kill(processes(sweep.pid, HELPERS[name])[0], signal.SIGKILL)
+    reported = SweepRecord.read(folder).trials["t000"].step
+    wait_for(lambda: evaluated(folder, reported + 1_500))
+    sweep.send_signal(signal.SIGINT)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, output + errors
+    assert errors == ""

@@ -21,6 +21,8 @@ from sweep.events import Event
 from sweep.results import SweepRecord
 from sweep.retention import existing, kept, prune
 
+pytestmark = pytest.mark.fault
+
 
 def trained(trial: str, losses: dict[int, float], outcome: str | None) -> list[Event]:
     """Return a trial that saved a checkpoint at each evaluation after step 0."""

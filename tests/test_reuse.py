@@ -56,6 +56,7 @@ def test_a_reused_worker_gives_the_bits_of_a_new_one(tune_config):
     fresh.stop()
 
 
+@pytest.mark.fault
 def test_reuse_after_a_lost_trial_starts_clean(tune_config):
     lost = LanguageModelTrial(tune_config("t000"))
     with torch.no_grad():
@@ -82,6 +83,7 @@ def test_save_and_restore_through_the_trainable(tune_config, tmp_path):
     assert results(again) == whole[2:]
 
 
+@pytest.mark.fault
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tune_config, tmp_path):
     trial = LanguageModelTrial(tune_config())
     for name in ("start", "older", "newer"):
