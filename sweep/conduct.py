@@ -193,7 +193,8 @@ def _conduct(
                 f"python sweep/status.py {folder.name} --sync"
             )
     if interruption.signal is not None:
-        console.print(_interrupted(folder, record), highlight=False, markup=False, soft_wrap=True)
+        text = _interrupted(folder, record, config.num_samples)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
         return 128 + interruption.signal
     _show_summary(folder, config, record, runs.experiment_id, console)
     return 0 if record.best else 1
@@ -217,7 +218,7 @@ def _end_without_ray(
     if tracker:
         tracker.close()
     if signal is not None:
-        print(_interrupted(folder, record), flush=True)
+        print(_interrupted(folder, record, record.num_samples), flush=True)
         return 128 + signal
     print(
         f"error: sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
@@ -228,8 +229,8 @@ def _end_without_ray(
     return 2
 
 
-def _interrupted(folder: Path, record: SweepRecord) -> str:
-    resume = next_commands(folder.name, record.num_samples)["resume"]
+def _interrupted(folder: Path, record: SweepRecord, num_samples: int) -> str:
+    resume = next_commands(folder.name, num_samples)["resume"]
     return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 

@@ -135,6 +135,7 @@ def _own_handler_of(number: int) -> Iterator[None]:
         yield
     finally:
         libc.sigaction(number, action, None)
+        signal.alarm(0)  # it aborts the process some seconds after a signal that it heard
 
 
 def _stop() -> None:
