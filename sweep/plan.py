@@ -148,7 +148,7 @@ def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -
     from trainable.trainer import Trainer
 
     values: dict[str, Any] = {f"model.{name}": v for name, v in size.model_dump().items()}
-    trial = config.trial_config({**values, "train.compile": False})
+    trial = config.trial_config({**values, "train.compile": "never"})
     trainer = Trainer(trial, dataset)
     trainer.train_step(1)  # the first step pays for allocations
     started = time.perf_counter()
