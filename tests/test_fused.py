@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainable import fused
+from trainable import fused, products
 from trainable.config import ModelConfig, TrainConfig
 from trainable.model import Transformer
 from trainable.passes import FusedPasses, ModulePasses, build_passes
+from trainable.products import positions
 
 VOCAB = 50
 SMALL: dict[str, Any] = {
@@ -58,7 +59,7 @@ def by_hand(
     model: Transformer, x: torch.Tensor, y: torch.Tensor, share: float, dtype: torch.dtype
 ) -> tuple[float, float, dict[str, torch.Tensor]]:
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    at = fused.positions(model.rope, x.shape[1], dtype)
+    at = positions(model.rope, x.shape[1], dtype)
     loss, grads = fused.loss_and_gradients(weights, model.config, at, x, y, share)
     return loss.item(), fused.loss_only(weights, model.config, at, x, y).item(), grads
 
@@ -75,6 +76,7 @@ def test_loss_and_every_gradient_are_autograds(
     values: dict[str, Any], batch: int, length: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fused, "HEAD_CHUNK", 20 * VOCAB)  # several chunks, the last one ragged
+    monkeypatch.setattr(products, "LEAST_ROWS", 7)  # several blocks, the last one ragged
     model = model_of(values).double()
     x, y = batch_of(batch, length)
     expected_loss, expected = autograd(model, x, y, share)

@@ -9,6 +9,7 @@ from trainable import fused
 from trainable.config import TrainConfig
 from trainable.device import autocast, resolve_precision
 from trainable.model import Transformer, next_token_loss
+from trainable.products import Positions, positions
 
 
 class Passes(Protocol):
@@ -48,7 +49,7 @@ class FusedPasses:
         self._model = model
         self._parameters = dict(model.named_parameters())
         self._dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self._positions: dict[int, fused.Positions] = {}
+        self._positions: dict[int, Positions] = {}
         self._compiled = compiled
 
     @torch.no_grad()
@@ -60,7 +61,9 @@ class FusedPasses:
     def backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
         """Add the gradients, return the mean loss."""
         config = self._model.config
-        loss, grads = fused.loss_and_gradients(self._weights(), config, self._at(x), x, y, share)
+        loss, grads = fused.loss_and_gradients(
+            self._weights(), config, self._at(x), x, y, share, compiled=self._compiled
+        )
         for name, parameter in self._parameters.items():
             if parameter.grad is None:
                 parameter.grad = grads[name]
@@ -71,10 +74,10 @@ class FusedPasses:
     def _weights(self) -> fused.Weights:
         return {name: parameter.detach() for name, parameter in self._parameters.items()}
 
-    def _at(self, x: Tensor) -> fused.Positions:
+    def _at(self, x: Tensor) -> Positions:
         length = x.shape[1]
         if length not in self._positions:
-            self._positions[length] = fused.positions(self._model.rope, length, self._dtype)
+            self._positions[length] = positions(self._model.rope, length, self._dtype)
         return self._positions[length]
 
 
