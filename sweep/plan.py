@@ -134,7 +134,7 @@ def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -
     eval_tokens = config.trial.train.eval_tokens
     probed = min(eval_tokens, max(EVAL_BATCH_TOKENS, size.context_length))
     values: dict[str, Any] = {f"model.{name}": v for name, v in size.model_dump().items()}
-    values |= {"train.compile": False, "train.eval_tokens": probed}
+    values |= {"train.compile": "never", "train.eval_tokens": probed}
     trainer = Trainer(config.trial_config(values), dataset)
     # One thread's own time does not count its neighbours: Ray may be starting meanwhile.
     alone = trainer.device.type == "cpu" and config.trial.train.threads == 1

@@ -411,7 +411,7 @@ def test_compiled_model_gives_near_the_same_losses(
         "train.eval_every": 3,
         "train.eval_tokens": 64,
     }
-    compiled = tiny_config({**values, "train.compile": True})
+    compiled = tiny_config({**values, "train.compile": "always"})
     done = run_python("-c", code, compiled.model_dump_json(), seconds=300)
     assert done.returncode == 0, done.stderr
     losses = [float(word) for word in done.stdout.split()]

@@ -139,9 +139,13 @@ class TrainConfig(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16: autocast of the forward pass. auto: bf16 on a GPU that has it, else fp32."""
-    compile: bool = False
-    """Compile the model with torch.compile: repays itself in trials of many minutes."""
+    """Of matrix products and activations; weights, sums and losses are fp32. auto: the faster."""
+    attention: Literal["auto", "sdpa", "products"] = "auto"
+    """sdpa: torch's attention kernels, in torch's modules. products: attention as two matrix
+    products, in a forward and backward pass scheduled by hand. auto: the faster."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """Whether torch.compile fuses the passes. auto: where the trials are long enough to repay the
+    minutes that it takes."""
     threads: int = Field(default=1, ge=1, le=4_096)
     """CPU threads of one trial. Other thread counts give other low-order bits."""
 

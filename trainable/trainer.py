@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainable.allocator import keep_freed_memory
 from trainable.config import TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import (
@@ -23,10 +24,11 @@ from trainable.data import (
     validation_starts,
     windows,
 )
-from trainable.device import autocast, resolve_device, resolve_precision
+from trainable.device import resolve_device, resolve_precision
 from trainable.errors import CheckpointError, DivergedError
-from trainable.model import Transformer, next_token_loss
+from trainable.model import Transformer
 from trainable.optim import build_optimizer, learning_rate, set_learning_rate
+from trainable.passes import build_passes
 from trainable.trial_checkpoint import (
     Manifest,
     load_trial_checkpoint,
@@ -90,6 +92,7 @@ class Trainer:
         overfit_one_batch: bool = False,
     ) -> None:
         torch.set_num_threads(config.train.threads)
+        keep_freed_memory()
         self.config = config
         self.dataset = dataset or open_dataset(config.data, config.model.context_length)
         self.device = resolve_device(config.train)
@@ -100,7 +103,7 @@ class Trainer:
         self.iteration = 0
         self.seconds = 0.0
         self.val_loss: float | None = None
-        self._forward = torch.compile(self.model) if config.train.compile else self.model
+        self._passes = build_passes(self.model, config.train, self.device)
         self._overfit_one_batch = overfit_one_batch
 
     def run(self) -> Iterator[Evaluation]:
@@ -131,13 +134,10 @@ class Trainer:
         set_learning_rate(self.optimizer, learning_rate(step, config.optim, config.train.steps))
         x, y = self._batch(step)
         parts = config.train.grad_accumulation
-        losses = []
-        for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True):
-            with autocast(self.precision, self.device):
-                logits = self._forward(part_x)
-            loss = next_token_loss(logits, part_y)
-            (loss / parts).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
+        losses = [
+            self._passes.backward(part_x, part_y, 1 / parts)
+            for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True)
+        ]
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,9 +161,8 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64)
         for first in range(0, len(starts), rows):
             x, y = windows(tokens, starts[first : first + rows], length, self.device)
-            with autocast(self.precision, self.device):
-                logits = self._forward(x)
-            total += next_token_loss(logits, y).cpu().double() * len(x)  # waits for the device
+            loss = self._passes.loss(x, y)
+            total += loss.cpu().double() * len(x)  # waits for the device
         return float(total / len(starts))
 
     def save(self, folder: Path) -> Manifest:
