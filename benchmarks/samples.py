@@ -1,0 +1,35 @@
+"""What the benchmarks train: random tokens in memory, and trials on them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainable.config import TrialConfig
+from trainable.data import TokenDataset
+from trainable.tokenfile import TokenFile
+from trainable.trainer import Trainer
+
+DEFAULT = {
+    "model.d_model": 128,
+    "model.n_layers": 4,
+    "model.context_length": 128,
+    "train.batch_size": 8,
+    "train.device": "cpu",
+}
+"""The default shape: 8 x 128 tokens a step."""
+
+
+def random_dataset(vocab_size: int = 257, tokens: int = 2_000_000) -> TokenDataset:
+    """Return random tokens as a dataset: no step is faster or slower for what the tokens are."""
+    ids = np.random.default_rng(0).integers(0, vocab_size, tokens).astype(np.uint16)
+    # An evaluation looks at the file's size: any file that does not shrink will do.
+    file = TokenFile(Path(__file__), ids, "0" * 64, 0)
+    return TokenDataset(Path(__file__).parent, file, file, vocab_size, None)
+
+
+def trial(values: dict[str, Any] | None = None, vocab_size: int = 257) -> Trainer:
+    """Return a trial of the default shape, with some values changed."""
+    return Trainer(
+        TrialConfig().with_values({**DEFAULT, **(values or {})}), random_dataset(vocab_size)
+    )
