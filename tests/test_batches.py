@@ -1,5 +1,6 @@
 """Batches of tokens: the CS336 get_batch contract, and the fixed validation windows."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,43 @@ def test_windows_are_the_tokens_at_their_starts() -> None:
     x, y = windows(tokens, np.array([3, 0, 90]), 5, "cpu")
     assert x.tolist() == [[3, 4, 5, 6, 7], [0, 1, 2, 3, 4], [90, 91, 92, 93, 94]]
     assert torch.equal(y, x + 1)
+
+
+@pytest.mark.parametrize("start", [95, 96, 10**12])
+def test_a_window_beyond_the_file_is_never_cut_short(start: int) -> None:
+    with pytest.raises(IndexError):
+        windows(np.arange(100, dtype=np.uint16), np.array([0, start]), 5, "cpu")
+
+
+def test_batches_are_contiguous_and_share_no_memory() -> None:
+    x, y = get_batch(np.arange(100, dtype=np.uint16), 4, 5, "cpu")
+    assert x.is_contiguous()
+    assert y.is_contiguous()
+    assert x.untyped_storage().data_ptr() != y.untyped_storage().data_ptr()
+
+
+def anonymous_bytes() -> int:
+    """Return the memory of this process that no file backs."""
+    (line,) = re.findall(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    return int(line) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_stays_flat_while_drawing_from_a_file_of_100_gb(tmp_path: Path) -> None:
+    file = tmp_path / "huge.bin"
+    with file.open("wb") as sparse:
+        sparse.truncate(100 * 10**9)
+    tokens = np.memmap(file, dtype=np.uint16, mode="r")
+
+    def draw(steps: range) -> None:
+        for step in steps:
+            x, _ = get_batch(tokens, 16, 64, "cpu", rng=batch_rng(0, step))
+            assert int(x.max()) == 0
+
+    draw(range(20))
+    before = anonymous_bytes()
+    draw(range(20, 420))
+    assert anonymous_bytes() - before < 4 * 2**20
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

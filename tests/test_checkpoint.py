@@ -19,6 +19,7 @@ from torch import nn
 
 from trainable.checkpoint import load_checkpoint, save_checkpoint
 from trainable.config import ModelConfig, OptimConfig, TrialConfig
+from trainable.digested import MemoryFile
 from trainable.errors import CheckpointError
 from trainable.model import Transformer
 from trainable.optim import build_optimizer
@@ -30,6 +31,7 @@ from trainable.trial_checkpoint import (
     read_manifest,
     read_verified,
     save_trial_checkpoint,
+    write_trial_checkpoint,
 )
 
 TINY = ModelConfig(d_model=8, n_layers=1, head_dim=4, d_ff=8, context_length=8)
@@ -484,6 +486,35 @@ def test_trial_checkpoint_comes_back_from_another_place(folder: Path, tmp_path: 
     load_weights(moved, model)
     assert_same(dict(saved[0].state_dict()), dict(model.state_dict()))
     assert len(read_verified(moved)[1]) == manifest.state_bytes
+
+
+@pytest.mark.parametrize("sizes", [(1, 3 << 19, 5, 1 << 21, 7), (1 << 20, 1 << 20, 3), (0,)])
+def test_tensors_around_the_size_of_a_chunk_come_back(tmp_path: Path, sizes: Any) -> None:
+    """Small pieces are gathered and large ones passed on: none may overtake another."""
+    rng = torch.Generator().manual_seed(0)
+    state = {str(n): torch.rand(size, generator=rng) for n, size in enumerate(sizes)}
+    whole = {"model": state, "optimizer": {}, "iteration": 7}
+    manifest = write_trial_checkpoint(tmp_path / "trial", whole, FACTS)
+    (file,) = (tmp_path / "trial").glob("state-*.pt")
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == manifest.state_sha256
+    assert_same(torch.load(file, weights_only=True), whole)
+    content = read_verified(tmp_path / "trial")[1]
+    assert content == file.read_bytes()
+
+
+def test_bytes_in_memory_read_as_a_file() -> None:
+    content = bytes(range(100))
+    ours, plain = MemoryFile(memoryview(content)), io.BytesIO(content)
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        count, offset = int(rng.integers(0, 60)), int(rng.integers(0, 130))
+        assert ours.read(count) == plain.read(count)
+        assert ours.tell() == plain.tell()
+        whence = int(rng.integers(3))
+        offset = min(0, offset - 100) if whence == io.SEEK_END else offset
+        assert ours.seek(offset, whence) == plain.seek(offset, whence)
+    with pytest.raises(ValueError, match="negative"):
+        ours.seek(-1)
 
 
 def test_new_save_replaces_the_old_and_its_leftovers(folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trainable.config import DataConfig
@@ -126,17 +127,23 @@ def windows(
     context_length: int,
     device: str | torch.device,
 ) -> Batch:
-    """Return the windows at `starts` and their next tokens, each int64 (len(starts), context)."""
-    tokens = np.empty((len(starts), context_length + 1), dtype=np.int64)
-    for row, start in zip(tokens, starts, strict=True):
-        row[:] = dataset[start : start + context_length + 1]
-    whole = torch.from_numpy(tokens)
+    """Return the windows at `starts` and their next tokens, each int64 (len(starts), context).
+
+    All windows are gathered in one call, in the file's own type, which is a quarter of int64's
+    bytes; x and y are then widened from it and share no memory.
+
+    Raises:
+        IndexError: a window would end beyond the file.
+    """
+    gathered = sliding_window_view(dataset, context_length + 1)[starts]
     if torch.device(device).type == "cuda":
         # Pinned memory lets the copy run beside the GPU's work.
-        whole = whole.pin_memory().to(device, non_blocking=True)
-    else:
-        whole = whole.to(device)
-    return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+        whole = torch.from_numpy(gathered.astype(np.int64)).pin_memory()
+        whole = whole.to(device, non_blocking=True)
+        return whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
+    x = torch.from_numpy(gathered[:, :-1].astype(np.int64))
+    y = torch.from_numpy(gathered[:, 1:].astype(np.int64))
+    return x.to(device), y.to(device)
 
 
 def validation_starts(n_tokens: int, context_length: int, eval_tokens: int) -> NDArray[np.int64]:

@@ -1,8 +1,11 @@
 """Write files so that a crash leaves the old content or the new, never a mixture."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -11,17 +14,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder is missing, full or not writable; the old file stays.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with temporary_beside(path) as (file, temporary):
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        os.replace(temporary, path)
+    fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """Open a temporary file in the folder of `path`, to be renamed; if it is not, it is removed."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            yield file, Path(name)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
 
 
 def fsync_folder(folder: Path) -> None:

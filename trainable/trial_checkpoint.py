@@ -5,9 +5,9 @@ the folder goes unnoticed. Nothing is loaded before everything fits.
 """
 
 import hashlib
-import io
+import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -17,11 +17,12 @@ from trainable.checkpoint import (
     read_state,
     restore,
     restore_weights,
-    save_checkpoint,
+    training_state,
 )
 from trainable.config import Section, TrialConfig
+from trainable.digested import DigestingWriter, MemoryFile, read_digested
 from trainable.errors import CheckpointError, first_line
-from trainable.files import write_atomic
+from trainable.files import fsync_folder, temporary_beside
 
 MANIFEST_FILE = "manifest.json"
 
@@ -85,21 +86,38 @@ def save_trial_checkpoint(
     Raises:
         OSError: the disk is full or not writable; what was committed before stays.
     """
+    state = training_state(model, optimizer, facts["iteration"])
+    return write_trial_checkpoint(folder, state, facts)
+
+
+def write_trial_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> Manifest:
+    """Write a checkpoint folder of a state: see save_trial_checkpoint."""
     folder.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    save_checkpoint(model, optimizer, facts["iteration"], buffer)
-    state = buffer.getvalue()
-    manifest = Manifest(
-        **facts,
-        threads=torch.get_num_threads(),
-        torch_version=str(torch.__version__),
-        state_sha256=hashlib.sha256(state).hexdigest(),
-        state_bytes=len(state),
-    )
-    manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
-    write_atomic(folder / manifest.state_file, state)
-    write_atomic(folder / MANIFEST_FILE, manifest.text().encode())
-    for path in (*folder.glob("state-*.pt"), *folder.glob(".state-*"), *folder.glob(".manifest*")):
+    with (
+        temporary_beside(folder / "state") as (file, temporary),
+        temporary_beside(folder / MANIFEST_FILE) as (manifest_file, manifest_temporary),
+        DigestingWriter(file) as writer,
+    ):
+        torch.save(state, cast(IO[bytes], writer))
+        manifest = Manifest(
+            **facts,
+            threads=torch.get_num_threads(),
+            torch_version=str(torch.__version__),
+            state_sha256=writer.hexdigest(),
+            state_bytes=writer.size,
+        )
+        manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
+        manifest_file.write(manifest.text().encode())
+        manifest_file.flush()
+        # Side by side: a file system writes its journal once for both.
+        synced = writer.start_sync()
+        os.fsync(manifest_file.fileno())
+        synced.result()
+        os.replace(temporary, folder / manifest.state_file)
+        # A journal keeps the order of two renames in one folder: the manifest's commits.
+        os.replace(manifest_temporary, folder / MANIFEST_FILE)
+    fsync_folder(folder)
+    for path in (*folder.glob("state-*.pt"), *folder.glob(".state*"), *folder.glob(".manifest*")):
         if path.name != manifest.state_file:
             path.unlink(missing_ok=True)
     return manifest
@@ -143,7 +161,7 @@ def load_trial_checkpoint(
         CheckpointError: as for read_manifest, read_verified and load_checkpoint.
     """
     manifest, state = read_verified(folder)
-    read = read_state(io.BytesIO(state))
+    read = read_state(cast(IO[bytes], MemoryFile(state)))
     if read["iteration"] != manifest.iteration:
         raise CheckpointError(
             f"checkpoint {folder}: the manifest says iteration {manifest.iteration}, the state "
@@ -160,11 +178,11 @@ def load_weights(folder: Path, model: nn.Module) -> Manifest:
         CheckpointError: as for load_trial_checkpoint.
     """
     manifest, state = read_verified(folder)
-    restore_weights(read_state(io.BytesIO(state)), model)
+    restore_weights(read_state(cast(IO[bytes], MemoryFile(state))), model)
     return manifest
 
 
-def read_verified(folder: Path) -> tuple[Manifest, bytes]:
+def read_verified(folder: Path) -> tuple[Manifest, memoryview]:
     """Return the manifest and the state of a checkpoint folder, once every digest fits.
 
     What was hashed is what is returned: the file is read once.
@@ -180,12 +198,13 @@ def read_verified(folder: Path) -> tuple[Manifest, bytes]:
                 f"checkpoint {folder}: {path.name} has {path.stat().st_size} bytes, its manifest "
                 f"vouches for {manifest.state_bytes}: it is damaged; use another checkpoint"
             )
-        state = path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            state, sha256 = read_digested(file, manifest.state_bytes)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder}: {path.name}: {error.strerror}; use another checkpoint"
         ) from error
-    if hashlib.sha256(state).hexdigest() != manifest.state_sha256:
+    if sha256 != manifest.state_sha256:
         raise CheckpointError(
             f"checkpoint {folder}: {path.name} does not have the digest that its manifest "
             "vouches for: it is damaged; use another checkpoint"
