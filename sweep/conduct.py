@@ -25,7 +25,7 @@ from sweep.folder import (
 from sweep.mlflow_runs import MlflowRuns
 from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
-from sweep.plan import Plan, make_plan
+from sweep.plan import Plan, make_plan, settled
 from sweep.progress import Progress
 from sweep.results import SweepRecord
 from sweep.session import Interruption, ray_started, run_trials
@@ -67,6 +67,7 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
     dataset = _open(config, console)
+    config = settled(config, dataset)
     plan = _show_plan(config, dataset, concurrent, console)
     if dry_run:
         return 0

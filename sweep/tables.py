@@ -88,6 +88,7 @@ def plan_lines(config: SweepConfig, plan: "Plan", dataset: str, concurrent: int)
         if config.rungs
         else "rungs     none: every trial runs to its end",
     ]
+    lines.append(f"computed  in {train.computed_in}")
     time = (
         f"about {duration(plan.seconds)} once started"
         if plan.seconds is not None
