@@ -27,7 +27,7 @@ from sweep.interruption import Interrupted, Interruption
 from sweep.mlflow_runs import MlflowRuns
 from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
-from sweep.plan import Plan, expected_seconds, make_plan
+from sweep.plan import Plan, expected_seconds, make_plan, settled
 from sweep.progress import Progress
 from sweep.ray_start import ray_starting
 from sweep.results import SweepRecord
@@ -43,7 +43,8 @@ from sweep.tables import (
 )
 from sweep.tracking import Tracker
 from trainable.data import TokenDataset, open_dataset
-from trainable.errors import ConfigError
+from trainable.device import resolve_device
+from trainable.errors import ConfigError, UserError
 from trainable.paths import project_folder
 from trainable.prepare import ensure_default
 
@@ -66,8 +67,9 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     concurrent = concurrency(config, machine)
     dataset = _open(config, console)
     plan = make_plan(config, dataset, concurrent)
+    resolve_device(config.trial.train)  # refused now, if it is not there
     if dry_run:
-        _show_plan(config, dataset, plan, concurrent, console)
+        _show_plan(settled(config, dataset), dataset, plan, concurrent, console)
         return 0
     _require_room(plan)
     name = config.name or next_name()
@@ -76,7 +78,7 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     folder = create_sweep(name, sweep)
     try:
         return _conduct(folder, sweep, machine, concurrent, dataset, plan, console)
-    except SweepError:
+    except UserError:
         if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
             shutil.rmtree(folder)
         raise
@@ -138,19 +140,23 @@ def _conduct(
         record = SweepRecord.read(folder)
         log = EventLog(folder)
         log.listen(record.apply)
-        runs = MlflowRuns(folder, sweep)
-        tracker = Tracker(runs) if config.tracking.enabled else None
-        if tracker:
-            log.listen(tracker.notice)
-            tracker.start()
+        runs, tracker = None, None
         interruption = Interruption()
 
         def ray_died() -> int:
             return _end_without_ray(folder, record, log, tracker, interruption.signal)
 
         try:
-            # The plan's probe runs, and MLflow opens its store, while Ray starts.
+            # The probes run, and MLflow opens its store, while Ray starts.
             with interruption, ray_starting(machine, concurrent, ray_died) as wait_for_ray:
+                config = settled(config, dataset)
+                sweep = sweep.model_copy(update={"config": config})
+                write_sweep(folder, sweep)
+                if config.tracking.enabled:
+                    runs = MlflowRuns(folder, sweep)
+                    tracker = Tracker(runs)
+                    log.listen(tracker.notice)
+                    tracker.start()
                 seconds = None
                 if plan is not None:
                     seconds = _show_plan(config, dataset, plan, concurrent, console)
@@ -196,7 +202,7 @@ def _conduct(
         text = _interrupted(folder, record, config.num_samples)
         console.print(text, highlight=False, markup=False, soft_wrap=True)
         return 128 + interruption.signal
-    _show_summary(folder, config, record, runs.experiment_id, console)
+    _show_summary(folder, config, record, runs.experiment_id if runs else None, console)
     return 0 if record.best else 1
 
 

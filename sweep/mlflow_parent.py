@@ -65,6 +65,9 @@ def complete_parent(
         "gpus_per_trial": config.gpus_per_trial,
         "train.steps": config.trial.train.steps,
         "train.seed": config.trial.train.seed,
+        "train.precision": config.trial.train.precision,
+        "train.attention": config.trial.train.attention,
+        "train.compile": config.trial.train.compile,
         **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
     }
     if not run.data.params:

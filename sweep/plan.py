@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sweep.config import SweepConfig
+from trainable.choice import as_chosen, resolve
 from trainable.config import ModelConfig
 from trainable.counts import flops_per_token, parameter_count, training_bytes
 from trainable.data import TokenDataset, validation_starts
@@ -68,6 +69,24 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         share=expected_share(config),
         disk_bytes=largest * kept,
     )
+
+
+def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
+    """Return `config` with precision, attention form and compilation chosen where left at auto.
+
+    The largest size decides for all trials: losses in different precisions are not compared.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    vocab = dataset.vocab_size
+    largest = max(model_sizes(config), key=lambda size: parameter_count(size, vocab))
+    values: dict[str, Any] = {f"model.{name}": v for name, v in largest.model_dump().items()}
+    if config.trial.train.device == "auto" and not config.gpus_per_trial:
+        values["train.device"] = "cpu"  # Ray hides the GPUs from such trials
+    chosen = resolve(config.trial_config(values), dataset)
+    trial = as_chosen(config.trial, chosen.train)
+    return config.model_copy(update={"trial": trial})
 
 
 def model_sizes(config: SweepConfig) -> list[ModelConfig]:

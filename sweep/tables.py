@@ -90,6 +90,7 @@ def plan_lines(
         if config.rungs
         else "rungs     none: every trial runs to its end",
     ]
+    lines.append(f"computed  in {train.computed_in}")
     time = (
         f"about {duration(seconds)} once started"
         if seconds is not None

@@ -23,3 +23,9 @@ def keep_freed_memory() -> None:
     if not libc.mallopt(M_MMAP_THRESHOLD, LARGEST):
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_OLD)
     libc.mallopt(M_TRIM_THRESHOLD, LARGEST)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system after all, once: after a probe, before other work."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

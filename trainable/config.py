@@ -154,6 +154,16 @@ class TrainConfig(Section):
         """Steps between evaluations, given or derived."""
         return self.eval_every or max(1, self.steps // 8)
 
+    @property
+    def computed_in(self) -> str:
+        """Precision, attention form and compilation in words."""
+        forms = {"sdpa": "torch's kernels", "products": "matrix products"}
+        compiled = {"always": "compiled", "never": "not compiled"}
+        return (
+            f"{self.precision}, attention by {forms.get(self.attention, 'auto')}, "
+            f"{compiled.get(self.compile, 'compiled or not: auto')}"
+        )
+
     @model_validator(mode="after")
     def _counts_fit(self) -> Self:
         if self.eval_interval > self.steps:

@@ -46,13 +46,21 @@ class LocalConfig(TrialConfig):
 
 def train(config: LocalConfig) -> int:
     """Train one trial, print a line per evaluation, and return the exit status."""
+    # torch takes seconds to import: not for --help
+    from trainable.choice import as_chosen, resolve
+    from trainable.data import open_dataset
     from trainable.prepare import ensure_default
-    from trainable.trainer import Trainer  # torch takes seconds to import: not for --help
+    from trainable.trainer import Trainer
+    from trainable.trial_checkpoint import read_manifest
 
     made = ensure_default(config.data)
     if made:
         print(f"prepared {config.data.dataset}: {made.train_tokens:,} tokens of the {made.source}")
-    trainer = Trainer(config, overfit_one_batch=config.overfit_one_batch)
+    if config.resume:
+        config = as_chosen(config, read_manifest(Path(config.resume).expanduser()).config.train)
+    dataset = open_dataset(config.data, config.model.context_length)
+    config = resolve(config, dataset)
+    trainer = Trainer(config, dataset, overfit_one_batch=config.overfit_one_batch)
     checkpoint = _writable_folder(config.checkpoint) if config.checkpoint else None
     if config.resume:
         manifest = trainer.load(Path(config.resume).expanduser())
@@ -70,7 +78,7 @@ def train(config: LocalConfig) -> int:
     print(
         f"{parameters:,} parameters, {config.train.steps:,} steps of "
         f"{config.tokens_per_step:,} tokens, lr {config.optim.lr:g}, {trainer.device}, "
-        f"{trainer.precision}, {config.train.threads} thread(s)"
+        f"{config.train.threads} thread(s); {config.train.computed_in}"
     )
     started = time.perf_counter()
     try:
