@@ -4,6 +4,7 @@ It does not print, log, or know who listens; it keeps no state that a checkpoint
 """
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trainable.allocator import keep_freed_memory
+from trainable.checkpoint import training_state
 from trainable.config import TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import (
@@ -31,9 +33,10 @@ from trainable.optim import build_optimizer, learning_rate, set_learning_rate
 from trainable.passes import build_passes
 from trainable.trial_checkpoint import (
     Manifest,
+    Snapshot,
+    copied,
     load_trial_checkpoint,
     read_manifest,
-    save_trial_checkpoint,
 )
 
 EVAL_BATCH_TOKENS = 8_192
@@ -72,6 +75,10 @@ class Evaluation:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+class StoppedError(Exception):
+    """The loop was told to end."""
+
+
 class Trainer:
     """One trial: a model, its optimizer, its data and its position.
 
@@ -105,6 +112,7 @@ class Trainer:
         self.val_loss: float | None = None
         self._passes = build_passes(self.model, config.train, self.device)
         self._overfit_one_batch = overfit_one_batch
+        self._stopping = threading.Event()
 
     def run(self) -> Iterator[Evaluation]:
         """Train to the end, yielding at step 0, every eval_interval steps and at the last step.
@@ -113,6 +121,7 @@ class Trainer:
 
         Raises:
             DivergedError: a loss is not finite.
+            StoppedError: stop() was called.
         """
         config = self.config.train
         if self.val_loss is None:
@@ -165,17 +174,18 @@ class Trainer:
             total += loss.cpu().double() * len(x)  # waits for the device
         return float(total / len(starts))
 
+    def stop(self) -> None:
+        """Make the loop raise StoppedError before its next step; from any thread, for good."""
+        self._stopping.set()
+
     def save(self, folder: Path) -> Manifest:
-        """Write the trial's checkpoint folder (see checkpoint.py)."""
-        facts = {
-            "iteration": self.iteration,
-            "config": self.config,
-            "vocab_size": self.dataset.vocab_size,
-            "dataset_digest": self.dataset.digest,
-            "val_loss": self.val_loss,
-            "seconds": self.seconds,
-        }
-        return save_trial_checkpoint(folder, self.model, self.optimizer, facts)
+        """Write the trial's checkpoint folder (see trial_checkpoint.py)."""
+        return self._state().save(folder)
+
+    def snapshot(self) -> Snapshot:
+        """Return a copy of the trial's state in memory, which may be saved while it trains on."""
+        state = self._state()
+        return Snapshot(copied(state.state), state.facts)
 
     def load(self, folder: Path) -> Manifest:
         """Go on from a checkpoint folder; the next steps give the bits of the undisturbed run.
@@ -203,6 +213,18 @@ class Trainer:
         self.val_loss = manifest.val_loss
         return manifest
 
+    def _state(self) -> Snapshot:
+        """Return the trial's state, in tensors that the next step changes."""
+        facts = {
+            "iteration": self.iteration,
+            "config": self.config,
+            "vocab_size": self.dataset.vocab_size,
+            "dataset_digest": self.dataset.digest,
+            "val_loss": self.val_loss,
+            "seconds": self.seconds,
+        }
+        return Snapshot(training_state(self.model, self.optimizer, self.iteration), facts)
+
     def _train_to(self, target: int) -> tuple[float, float]:
         """Train up to step `target`; return the mean loss and the last gradient norm."""
         losses: list[Tensor] = []
@@ -210,6 +232,8 @@ class Trainer:
         norm = torch.zeros(())
         check_every = 1 if self.device.type == "cpu" else CHECK_EVERY_ON_GPU
         while self.iteration < target:
+            if self._stopping.is_set():
+                raise StoppedError
             self.iteration += 1
             loss, norm = self.train_step(self.iteration)
             losses.append(loss)

@@ -4,14 +4,16 @@ The manifest is accepted in one spelling only and carries its own digest, so tha
 the folder goes unnoticed. Nothing is loaded before everything fits.
 """
 
+import copy
 import hashlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from trainable.checkpoint import (
     read_state,
@@ -87,7 +89,38 @@ def save_trial_checkpoint(
         OSError: the disk is full or not writable; what was committed before stays.
     """
     state = training_state(model, optimizer, facts["iteration"])
-    return write_trial_checkpoint(folder, state, facts)
+    return Snapshot(state, facts).save(folder)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A trial's state at one step, and the facts for its manifest."""
+
+    state: dict[str, Any]
+    """What training_state returns."""
+    facts: dict[str, Any]
+    """As for save_trial_checkpoint."""
+
+    def save(self, folder: Path) -> Manifest:
+        """Write it as a checkpoint folder: see save_trial_checkpoint."""
+        return write_trial_checkpoint(folder, self.state, self.facts)
+
+
+def copied(value: Any, seen: dict[Any, Tensor] | None = None) -> Any:
+    """Return a state with copies, in main memory, of all its tensors; tied ones stay tied."""
+    seen = {} if seen is None else seen
+    if isinstance(value, Tensor):
+        place = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
+        if place not in seen:
+            seen[place] = value.detach().to("cpu", copy=True)
+        return seen[place]
+    if isinstance(value, dict):
+        whole = copy.copy(value)  # of its own kind: a module's dict carries its version
+        whole.update((key, copied(item, seen)) for key, item in value.items())
+        return whole
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(item, seen) for item in value)
+    return value
 
 
 def write_trial_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> Manifest:

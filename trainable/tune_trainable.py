@@ -4,7 +4,6 @@ Tune calls setup once per worker process, reset_config before each further trial
 each report, and save_checkpoint / load_checkpoint by the contract.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
+from trainable.ahead import Ahead
 from trainable.config import TrialConfig
 from trainable.device import OUT_OF_MEMORY, require_out_of_memory
 from trainable.errors import CheckpointError, DivergedError, first_line
-from trainable.trainer import Evaluation, Trainer
-from trainable.trial_checkpoint import read_verified
+from trainable.trainer import Trainer
+from trainable.trial_checkpoint import Snapshot, read_verified
 
 OBJECTIVE_OF_A_LOST_TRIAL = 1e9
 """What Tune is told of a trial without a finite loss: NaN would never be stopped and never learnt
@@ -32,11 +32,15 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
     gpu_share: the fraction of one GPU's memory that the trial may use, or None.
     """
 
+    _trainer: Trainer | None = None
+    _ahead: Ahead | None = None
+    _snapshot: Snapshot | None = None
+    """The state of the last evaluation that was reported."""
+
     def setup(self, config: dict[str, Any]) -> None:
         """Build the trial's model, optimizer and data."""
         # The last trial's tensors go before the new one's come: a reused worker never holds both.
-        self._trainer: Trainer | None = None
-        self._evaluations: Iterator[Evaluation] | None = None
+        self._let_go()
         self._config = config
         self._notice: str | None = None
         trial = TrialConfig.model_validate(config["trial"])
@@ -58,17 +62,18 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
         """
         if self._trainer is None:
             return self._lost("out_of_memory", self._notice or "out of memory", step=0)
-        if self._evaluations is None:
-            self._evaluations = self._trainer.run()
         trainer = self._trainer
+        if self._ahead is None:
+            self._ahead = Ahead(trainer)
+        self._snapshot = None  # before the next one is made: memory holds one copy at a time
         try:
-            evaluation = next(self._evaluations)
+            evaluation, self._snapshot = self._ahead.next()
         except DivergedError as error:
             return self._lost("diverged", str(error), step=error.step)
         except OUT_OF_MEMORY as error:
             require_out_of_memory(error)
             notice = first_line(error)
-            self._trainer = self._evaluations = None
+            self._let_go()
             return self._lost("out_of_memory", notice, step=trainer.iteration)
         told, self._notice = self._notice, None
         return {
@@ -80,16 +85,19 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the trial's checkpoint folder (see checkpoint.py)."""
-        assert self._trainer is not None
-        self._trainer.save(Path(checkpoint_dir))
+        """Write the checkpoint folder of the last evaluation, while the trial trains on.
+
+        Tune reports it once this returns, so nothing names a checkpoint that is not on disk.
+        """
+        assert self._snapshot is not None
+        self._snapshot.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
         """Go on from a checkpoint folder, after this trial's worker died."""
         assert self._trainer is not None
         assert isinstance(checkpoint, str)
+        assert self._ahead is None
         self._trainer.load(Path(checkpoint))
-        self._evaluations = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial in the same process, with nothing left of the last one."""
@@ -98,7 +106,12 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
 
     def cleanup(self) -> None:
         """Let go of the model when the worker ends."""
-        self._trainer = self._evaluations = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+        self._trainer = self._ahead = self._snapshot = None
 
     def _resume(self, folders: list[Path]) -> None:
         assert self._trainer is not None
