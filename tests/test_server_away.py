@@ -24,7 +24,8 @@ from live_sweeps import (
 )
 from sweep_samples import new_sweep
 
-from sweep.mlflow_runs import STATE_FILE, MlflowRuns
+from sweep.mlflow_runs import MlflowRuns
+from sweep.mlflow_state import STATE_FILE
 from sweep.mlflow_store import open_client
 from sweep.results import SweepRecord
 from sweep.tracking import Tracker
