@@ -7,14 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from live_sweeps import assert_whole, make_project, run, start_and_wait
+from live_sweeps import SLOWER, assert_whole, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from sweep.retention import existing
 from trainable.trial_checkpoint import read_verified
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
-LONG = ("--trial.train.steps", "4000", "--trial.train.eval-every", "200", "--num-samples", "3")
 
 
 @pytest.fixture
@@ -54,7 +53,7 @@ def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
 
 def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     folder = small_disk / "results" / "full"
-    sweep = start_and_wait(start, small_disk, "full", *LONG, step=400)
+    sweep = start_and_wait(start, small_disk, "full", *SLOWER, step=200)
     filler = fill(small_disk)
     output, errors = sweep.communicate(timeout=120)
     assert sweep.returncode == 2, output + errors
@@ -68,4 +67,4 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     assert shutil.disk_usage(small_disk).free > 10 * 2**20
     again = run(small_disk, "sweep/run.py", "--resume", "full")
     assert again.returncode == 0, again.stderr + again.stdout
-    assert_whole(small_disk, "full", steps=4000, trials=3)
+    assert_whole(small_disk, "full", steps=2000, trials=3)

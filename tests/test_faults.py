@@ -32,7 +32,8 @@ keep_checkpoints: 1
 trial:
   data: {dataset: data/long}
   model: {d_model: 32, n_layers: 1, head_dim: 16, context_length: 32}
-  train: {steps: 40, batch_size: 4, eval_every: 10, eval_tokens: 8192}
+  train: {steps: 40, batch_size: 4, eval_every: 10, eval_tokens: 8192,
+          precision: fp32, attention: products, compile: never}
 """
 
 
