@@ -74,7 +74,7 @@ def require_writable(uri: str) -> None:
     path = uri.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("CREATE TABLE lm_sweep_writes (nothing)")
+        database.execute("CREATE TABLE lm_sweep_writes (x)")
         database.execute("ROLLBACK")
 
 
