@@ -112,8 +112,15 @@ def test_a_server_that_is_away_holds_no_start_up(answers, project, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["another version", "not writable", "in a folder not writable"])
-def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case):
+@pytest.mark.parametrize(
+    ("case", "why"),
+    [
+        ("another version", "0123456789ab"),
+        ("not writable", "readonly database"),
+        ("in a folder not writable", "unable to open"),
+    ],
+)
+def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case, why):
     config = make_project(tmp_path)
     store = tmp_path / "store"
     store.mkdir()
@@ -135,6 +142,7 @@ def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: MLflow store '{address}': ")
     assert len(done.stderr.splitlines()) == 1
+    assert why in done.stderr
     assert "--tracking.no-enabled" in done.stderr
     assert not list((tmp_path / "results").iterdir())
 

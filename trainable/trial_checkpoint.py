@@ -164,7 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # as written: read_text would take \r for \n
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
             f"checkpoint {folder}: no readable {MANIFEST_FILE} ({error}): the save was not "
