@@ -10,7 +10,6 @@ from trainable.paths import config_file
 from trainable.settings import read_yaml
 from trainable.trainer import Trainer
 
-
 STEPS = 5
 
 
