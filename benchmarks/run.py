@@ -43,6 +43,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
     parser.add_argument("--check", action="store_true", help="compare with baseline.json")
+    parser.add_argument("--save-baseline", action="store_true", help="write baseline.json")
     arguments = parser.parse_args()
     console = Console(width=150)
     rows: list[Row] = []
@@ -53,6 +54,8 @@ def main() -> int:
     if arguments.json:
         described = {"machine": machine(), "rows": [row.as_json() for row in rows]}
         arguments.json.write_text(json.dumps(described, indent=1) + "\n")
+    if arguments.save_baseline:
+        save_baseline(rows)
     worse = behind(rows, json.loads(BASELINE.read_text())) if arguments.check else []
     for text in worse:
         console.print(f"behind the baseline: {text}", highlight=False, markup=False)
@@ -102,6 +105,15 @@ def machine() -> str:
         f"{name or platform.processor()}, {cores} cores{gpu}; Python {platform.python_version()}, "
         f"torch {torch.__version__}"
     )
+
+
+def save_baseline(rows: list[Row]) -> None:
+    """Write the ratios of `rows` into baseline.json, beside those of other parts."""
+    known = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    for row in rows:
+        if row.margin is not None:
+            known.setdefault(row.part, {})[row.case] = float(f"{row.figure:.3g}")
+    BASELINE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def behind(rows: list[Row], baseline: dict[str, dict[str, float]]) -> list[str]:
