@@ -1,5 +1,6 @@
 """The plan of a sweep, made before it runs: trials, sizes, rungs, time, disk."""
 
+import bisect
 import itertools
 import time
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from trainable.data import TokenDataset, validation_starts
 from trainable.device import OUT_OF_MEMORY, require_out_of_memory
 
 PROBE_STEPS = 3
-SIMULATED_SWEEPS = 200
+SIMULATED_TRIALS = 6_400
+LARGEST_SIMULATED = 1_000
+"""Trials of the longest sweep that is simulated: later ones survive as rarely as its last."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +108,31 @@ def expected_share(config: SweepConfig) -> float:
     Trials of random, constant quality arrive one after another; better suggestions and trials
     side by side let somewhat more survive.
     """
-    steps = config.trial.train.steps
+    steps, quantile = config.trial.train.steps, 1 / config.asha.reduction_factor
+    trials = min(config.num_samples, LARGEST_SIMULATED)
+    sweeps = max(10, SIMULATED_TRIALS // trials)
     rng = np.random.default_rng(0)
     spent = 0
-    for _ in range(SIMULATED_SWEEPS):
+    for _ in range(sweeps):
         seen: list[list[float]] = [[] for _ in config.rungs]
-        for quality in rng.random(min(config.num_samples, 1_000)):
+        for quality in rng.random(trials).tolist():
             reached = steps
             for rung, losses in zip(config.rungs, seen, strict=True):
-                survives = not losses or quality <= np.quantile(
-                    losses, 1 / config.asha.reduction_factor
-                )
-                losses.append(quality)
+                survives = not losses or quality <= _quantile(losses, quantile)
+                bisect.insort(losses, quality)
                 if not survives:
                     reached = rung
                     break
             spent += reached
-    return spent / (SIMULATED_SWEEPS * min(config.num_samples, 1_000) * steps)
+    return spent / (sweeps * trials * steps)
+
+
+def _quantile(ordered: list[float], share: float) -> float:
+    """Return a quantile of ascending numbers, between two of them by a straight line."""
+    place = (len(ordered) - 1) * share
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
 
 
 def expected_seconds(
@@ -147,7 +158,7 @@ def expected_seconds(
 
 
 def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -> Speed:
-    """Measure a few steps and a part of an evaluation of a size."""
+    """Measure a part of an evaluation and a few steps, but for the optimizer's share of them."""
     from trainable.trainer import EVAL_BATCH_TOKENS, Trainer
 
     eval_tokens = config.trial.train.eval_tokens
@@ -158,10 +169,11 @@ def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -
     # One thread's own time does not count its neighbours: Ray may be starting meanwhile.
     alone = trainer.device.type == "cpu" and config.trial.train.threads == 1
     clock = time.thread_time if alone else time.perf_counter
-    trainer.train_step(1)  # the first step pays for allocations
+    trainer.add_gradients(1)  # the first time pays for allocations
     started = clock()
     for step in range(2, 2 + PROBE_STEPS):
-        float(trainer.train_step(step)[0])  # waits for the device
+        float(trainer.add_gradients(step))  # waits for the device
+        trainer.model.zero_grad(set_to_none=True)
     stepped = clock()
     trainer.evaluate()
     return Speed((stepped - started) / PROBE_STEPS, (clock() - stepped) * eval_tokens / probed)

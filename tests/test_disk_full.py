@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from live_sweeps import SLOWER, assert_whole, make_project, run, start_and_wait
+from live_sweeps import ALONE, SLOWER, assert_whole, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from sweep.retention import existing
@@ -53,7 +53,7 @@ def test_a_sweep_that_cannot_fit_is_refused_beforehand(small_disk):
 
 def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     folder = small_disk / "results" / "full"
-    sweep = start_and_wait(start, small_disk, "full", *SLOWER, step=200)
+    sweep = start_and_wait(start, small_disk, "full", *SLOWER, *ALONE, step=200)
     filler = fill(small_disk)
     output, errors = sweep.communicate(timeout=120)
     assert sweep.returncode == 2, output + errors

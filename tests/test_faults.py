@@ -103,7 +103,7 @@ def test_only_one_process_runs_a_sweep(tmp_path, start):
 
 def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
     config = make_project(tmp_path)
-    flags = ("--name", "same", "--num-samples", "2", "--tracking.no-enabled")
+    flags = ("--name", "same", "--num-samples", "2", *ALONE, *UNTRACKED, *FIXED)
     assert run(tmp_path, "sweep/run.py", "--config", str(config), *flags).returncode == 0
     folder = tmp_path / "results" / "same"
     resume = ("sweep/run.py", "--resume", "same", "--num-samples", "3")

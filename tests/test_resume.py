@@ -79,7 +79,7 @@ def test_a_signal_before_the_first_trial_ends_the_sweep_gracefully(tmp_path, sta
 
 def test_a_signal_ends_the_sweep_gracefully(tmp_path, start):
     folder = tmp_path / "results" / "signalled"
-    flags = SLOWER
+    flags = (*SLOWER, *ALONE)
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         sweep = start_and_wait(start, tmp_path, "signalled", *flags, step=200)
         sent = time.monotonic()

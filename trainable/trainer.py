@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +107,17 @@ class Trainer:
         self.precision = resolve_precision(config.train, self.device)
         self.model = Transformer(config.model, self.dataset.vocab_size, config.train.seed)
         self.model.to(self.device)
-        self.optimizer = build_optimizer(self.model, config.optim)
         self.iteration = 0
         self.seconds = 0.0
         self.val_loss: float | None = None
         self._passes = build_passes(self.model, config.train, self.device)
         self._overfit_one_batch = overfit_one_batch
         self._stopping = threading.Event()
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """AdamW, built when it is first used: torch then imports its compiler, for a second."""
+        return build_optimizer(self.model, self.config.optim)
 
     def run(self) -> Iterator[Evaluation]:
         """Train to the end, yielding at step 0, every eval_interval steps and at the last step.
@@ -141,16 +146,21 @@ class Trainer:
         """Make update number `step` (from 1); return its loss and gradient norm, on the device."""
         config = self.config
         set_learning_rate(self.optimizer, learning_rate(step, config.optim, config.train.steps))
+        loss = self.add_gradients(step)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, norm
+
+    def add_gradients(self, step: int) -> Tensor:
+        """Add the gradients of the batch of update number `step`; return its mean loss."""
         x, y = self._batch(step)
-        parts = config.train.grad_accumulation
+        parts = self.config.train.grad_accumulation
         losses = [
             self._passes.backward(part_x, part_y, 1 / parts)
             for part_x, part_y in zip(x.chunk(parts), y.chunk(parts), strict=True)
         ]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.optim.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return torch.stack(losses).mean(), norm
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def evaluate(self) -> float:
