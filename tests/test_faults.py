@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from live_sweeps import ALONE, ENDLESS, UNTRACKED, make_project, run, start_and_wait
+from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from trainable.corpus import TextFiles
@@ -135,7 +135,7 @@ def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
     assert (folder / "events.jsonl").read_bytes() == before
 
     threads = min(2, len(os.sched_getaffinity(0)))
-    allowed = ("--max-concurrent", "1", "--cpus-per-trial", str(threads))
+    allowed = ("--max-concurrent", "2", "--cpus-per-trial", str(threads))
     done = run(tmp_path, *resume, *allowed)
     assert done.returncode == 0, done.stderr
     assert len(SweepRecord.read(folder).trials) == 3
