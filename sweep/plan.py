@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sweep.config import SweepConfig
+from sweep.noise import standard_error
 from trainable.choice import as_chosen, resolve
 from trainable.config import ModelConfig
 from trainable.counts import flops_per_token, parameter_count, training_bytes
@@ -43,6 +44,8 @@ class Plan:
     """Tokens of a full trial."""
     eval_windows: int
     """Fixed validation windows of one evaluation."""
+    standard_error: float | None
+    """Of a difference between two trials on those windows, in nats; None for one window."""
     share: float
     """Expected share of the steps that all trials in full would take, given the rungs."""
     disk_bytes: int
@@ -69,6 +72,7 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         flops_per_trial=flops,
         tokens_per_trial=config.trial.tokens_per_step * config.trial.train.steps,
         eval_windows=len(windows),
+        standard_error=standard_error(dataset, config.trial),
         share=expected_share(config),
         disk_bytes=largest * kept,
     )

@@ -85,6 +85,7 @@ def plan_lines(
         f"budget    {train.steps:,} steps x {config.trial.tokens_per_step:,} tokens = "
         f"{magnitude(plan.tokens_per_trial)} tokens a trial; evaluated every "
         f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
+        *noise_lines(plan),
         f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
         f"1/{config.asha.reduction_factor} go on; {share}"
         if config.rungs
@@ -98,6 +99,16 @@ def plan_lines(
     )
     lines.append(f"time      {time}; checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB")
     return lines
+
+
+def noise_lines(plan: "Plan") -> list[str]:
+    """Return what is known of the losses' noise, as a line of the plan."""
+    if plan.standard_error is None:
+        return []
+    return [
+        f"noise     these windows give a difference of two losses a standard error of about "
+        f"{plan.standard_error:.3f} nats"
+    ]
 
 
 def describe_domains(config: SweepConfig) -> list[str]:

@@ -191,6 +191,7 @@ def test_the_plan_says_what_will_be_done(dataset: TokenDataset) -> None:
         f"({magnitude(plan.parameters[-1])} parameters, {magnitude(plan.flops_per_trial[-1])}FLOP",
         "80 steps x 64 tokens = 5.12k tokens a trial",
         "evaluated every 10 steps on 8 fixed windows",
+        f"a standard error of about {plan.standard_error:.3f} nats",
         "10, 20, 40 steps, the best 1/2 go on",
         f"about {plan.share:.0%} of all steps expected",
         "time      about 5 min 00 s once started",
