@@ -36,8 +36,8 @@ Process = tuple[int, str]
 
 def environment(home: Path) -> dict[str, str]:
     """Return the environment of the soaked commands: all temporary files below the project."""
-    (home / "tmp").mkdir(exist_ok=True)
-    cache = {"XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home / "tmp")}
+    (home / "t").mkdir(exist_ok=True)
+    cache = {"XDG_CACHE_HOME": str(home / "cache"), "TMPDIR": str(home / "t")}
     return os.environ | {"LM_SWEEP_HOME": str(home)} | cache
 
 
@@ -145,7 +145,7 @@ def faults_of(home: Path, names: list[str]) -> list[str]:
             steps = [e["step"] for e in trial.evaluations]
             if steps != sorted(set(steps)):
                 faults.append(f"{name} {trial.name}: doubled steps")
-    left = [p.name for p in (home / "tmp").iterdir() if not p.name.startswith("torchinductor_")]
+    left = [p.name for p in (home / "t").iterdir() if not p.name.startswith("torchinductor_")]
     if left:
         faults.append(f"temporary files left: {left}")
     return faults
@@ -158,7 +158,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    home = Path(tempfile.mkdtemp(prefix="soak-"))
+    home = Path(tempfile.mkdtemp(prefix="s"))
     make_project(home)
     deadline = time.monotonic() + 60 * arguments.minutes
     kills: Counter = Counter()
