@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Bar, Row, interleave, quartiles, ratio
+from benchmarks.measure import Bar, Row, interleave, middle, ratio
 from benchmarks.samples import trial
 from trainable.data import batch_rng, get_batch
 from trainable.tokenfile import open_raw
@@ -123,23 +123,20 @@ def _vocabulary_check(folder: Path, size: int, rounds: int) -> Iterator[Row]:
                 started = clock()
                 open_raw(path, "uint16", 257)
                 taken[name].append(clock() - started)
-    rates = sorted(size / 1e9 / seconds for seconds in taken["first"])
-    middle = rates[len(rates) // 2]
+    rates = [size / 1e9 / seconds for seconds in taken["first"]]
     yield Row(
         "batches",
         "vocabulary check and digest",
-        middle,
-        *quartiles(rates),
+        *middle(rates),
         "GB/s",
         Bar(at_least=1.5),
         note="of a uint16 file in the page cache, one thread",
     )
-    again = sorted(1e3 * seconds for seconds in taken["again"])
+    again = [1e3 * seconds for seconds in taken["again"]]
     yield Row(
         "batches",
         "vocabulary check, remembered",
-        again[len(again) // 2],
-        *quartiles(again),
+        *middle(again),
         "ms",
         margin=None,
     )

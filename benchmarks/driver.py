@@ -62,6 +62,7 @@ def ours(algorithm: str, trials: int) -> None:
     from sweep.results import SweepRecord
     from trainable.settings import validate
 
+    # Another class with the same methods, in its place.
     sweep.session.LanguageModelTrial = TrivialTrial  # type: ignore[assignment, misc]
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(CONCURRENT)
     values: dict[str, Any] = {

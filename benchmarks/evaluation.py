@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.measure import Bar, Row, interleave, quartiles
+from benchmarks.measure import Bar, Row, interleave, middle
 from benchmarks.samples import trial
 from trainable.paths import config_file
 from trainable.settings import read_yaml
@@ -36,12 +36,10 @@ def rows(short: bool) -> Iterator[Row]:
         for evaluation, several in zip(taken["evaluation"], taken["steps"], strict=True):
             evaluating = evaluations * evaluation
             shares.append(100 * evaluating / (evaluating + train["steps"] * several / STEPS))
-        shares.sort()
         yield Row(
             "evaluation",
             f"d{width}, {train['eval_tokens']:,} tokens every {train['eval_every']} steps",
-            shares[len(shares) // 2],
-            *quartiles(shares),
+            *middle(shares),
             unit="% of a full trial",
             bar=Bar(at_most=10),
         )

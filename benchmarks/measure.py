@@ -60,6 +60,11 @@ class Row:
         """Whether the bar is reached."""
         return self.bar.met(self.figure)
 
+    @property
+    def verdict(self) -> str:
+        """The bar and whether it is reached, in words; empty without one."""
+        return f"{self.bar} {'met' if self.met else 'MISSED'}" if str(self.bar) else ""
+
     def as_json(self) -> dict[str, Any]:
         """Return the row as a JSON object."""
         return {**asdict(self), "met": self.met}
@@ -94,8 +99,12 @@ def interleave(
 def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
     """Return the ratio of the medians, and the quartiles of the rounds' own ratios."""
     rounds = [a / b for a, b in zip(above, below, strict=True)]
-    middle = statistics.median(above) / statistics.median(below)
-    return middle, *quartiles(rounds)
+    return statistics.median(above) / statistics.median(below), *quartiles(rounds)
+
+
+def middle(figures: list[float]) -> tuple[float, float, float]:
+    """Return the median and the quartiles."""
+    return statistics.median(figures), *quartiles(figures)
 
 
 def quartiles(figures: list[float]) -> tuple[float, float]:

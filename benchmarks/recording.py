@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Bar, Row, interleave, quartiles, ratio
+from benchmarks.measure import Bar, Row, interleave, middle, ratio
 
 TRIALS = 8
 RESULTS_A_MOMENT = 2
@@ -31,8 +31,7 @@ def rows(short: bool) -> Iterator[Row]:
     yield Row(
         "recording",
         "driver's path per result",
-        statistics.median(paths),
-        *quartiles(paths),
+        *middle(paths),
         unit="ms",
         bar=Bar(at_most=1.0),
         margin=None,

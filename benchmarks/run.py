@@ -71,8 +71,7 @@ def all_rows(parts: list[str], short: bool) -> Iterator[Row]:
 def line(row: Row) -> str:
     """Return a row as one line, for reading along."""
     spread = f"[{row.low:.3g} .. {row.high:.3g}]"
-    bar = f"{row.bar} {'met' if row.met else 'MISSED'}" if str(row.bar) else ""
-    return f"{row.part:<11} {row.case:<44} {row.figure:8.3g} {spread:<18} {row.unit} {bar}"
+    return f"{row.part:<11} {row.case:<44} {row.figure:8.3g} {spread:<18} {row.unit} {row.verdict}"
 
 
 def table(rows: list[Row]) -> Table:
@@ -87,7 +86,7 @@ def table(rows: list[Row]) -> Table:
             f"{row.figure:.3g}",
             f"{row.low:.3g} .. {row.high:.3g}",
             row.unit,
-            f"{row.bar} {'met' if row.met else 'MISSED'}" if str(row.bar) else "",
+            row.verdict,
             "" if row.peak is None else f"{row.peak:.0%}",
             row.note,
         )

@@ -1,5 +1,6 @@
-"""What the benchmarks train: random tokens in memory, and trials on them."""
+"""What the benchmarks train, and in what surroundings: nothing of the user's is touched."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,11 @@ def trial(values: dict[str, Any] | None = None, vocab_size: int = 257) -> Traine
     return Trainer(
         TrialConfig().with_values({**DEFAULT, **(values or {})}), random_dataset(vocab_size)
     )
+
+
+def own_environment(home: Path) -> dict[str, str]:
+    """Return an environment in which sweeps, caches and MLflow's store are below `home`."""
+    ours = {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    environment = os.environ | ours
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return environment

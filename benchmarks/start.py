@@ -1,9 +1,7 @@
 """Start-up: from typing a command to what it is for, with a warm disk and prepared data."""
 
 import json
-import os
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.measure import Bar, Row, quartiles
+from benchmarks.measure import Bar, Row, middle
+from benchmarks.samples import own_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_SECONDS = 120.0
@@ -21,11 +20,7 @@ def rows(short: bool) -> Iterator[Row]:
     """Yield the seconds of each command, as a shell sees them."""
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        environment = os.environ | {
-            "LM_SWEEP_HOME": scratch,
-            "XDG_CACHE_HOME": str(home / "cache"),
-        }
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment = own_environment(home)
 
         def command(*words: str) -> float:
             started = time.perf_counter()
@@ -50,8 +45,7 @@ def rows(short: bool) -> Iterator[Row]:
             yield Row(
                 "start",
                 case,
-                statistics.median(seconds),
-                *quartiles(seconds),
+                *middle(seconds),
                 unit="s",
                 bar=Bar(at_most=bar),
                 margin=None,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.llama import llama, peer_installed
-from benchmarks.measure import Bar, Clock, Row, interleave, peak_flops, quartiles, ratio
+from benchmarks.measure import Bar, Clock, Row, interleave, middle, peak_flops, quartiles, ratio
 from trainable.allocator import keep_freed_memory
 from trainable.config import ModelConfig, OptimConfig, TrainConfig
 from trainable.counts import flops_per_token
@@ -153,8 +153,7 @@ def losses(steps: int) -> Iterator[Row]:
         yield Row(
             "step",
             f"loss after {steps} steps, {name} to fp32",
-            statistics.median(apart),
-            *quartiles(apart),
+            *middle(apart),
             "standard deviations over seeds",
             bar=Bar(at_most=1.0),
             note=f"{statistics.mean(values):.4f} and {statistics.mean(exact):.4f} nats",

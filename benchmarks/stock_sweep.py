@@ -25,8 +25,8 @@ LOGITS_AT_ONCE = 8_192
 """Tokens evaluated at once, as in ours."""
 
 
-def train(config: dict[str, Any]) -> None:
-    """Train one trial and report each evaluation with a checkpoint."""
+def train(config: dict[str, Any], base: dict[str, Any]) -> None:
+    """Train a trial: `base` with the values in `config`; report with checkpoints."""
     import numpy as np
 
     from benchmarks.batches import textbook_batch
@@ -37,9 +37,7 @@ def train(config: dict[str, Any]) -> None:
     from trainable.optim import build_optimizer, learning_rate, set_learning_rate
 
     torch.set_num_threads(1)
-    trial = TrialConfig.model_validate(config["base"]).with_values(
-        {name: value for name, value in config.items() if name != "base"}
-    )
+    trial = TrialConfig.model_validate(base).with_values(config)
     length, batch = trial.model.context_length, trial.train.batch_size
     dataset = open_dataset(trial.data, length)
     data = np.load(dataset.train.path, mmap_mode="r")
@@ -124,7 +122,7 @@ def main(sweep: Path, out: Path) -> None:
     base = config.trial.model_dump()
     started = time.perf_counter()
     results = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_based, base=base), {"cpu": 1}),
+        tune.with_resources(tune.with_parameters(train, base=base), {"cpu": 1}),
         tune_config=tune.TuneConfig(
             num_samples=len(record.trials), search_alg=search, scheduler=scheduler
         ),
@@ -143,10 +141,6 @@ def main(sweep: Path, out: Path) -> None:
     losses = [float(result.metrics["val_loss"]) for result in results]
     ray.shutdown()
     print(json.dumps({"seconds": seconds, "steps": sum(reached), "best": min(losses)}))
-
-
-def _based(config: dict[str, Any], base: dict[str, Any]) -> None:
-    train({**config, "base": base})
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ training steps so far, and each event has its time.
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.measure import Bar, Row, quartiles
+from benchmarks.measure import Bar, Row, middle
+from benchmarks.samples import own_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ("--num-samples", "6", "--trial.train.steps", "100", "--trial.train.eval-every", "25")
@@ -26,8 +26,7 @@ def rows(short: bool) -> Iterator[Row]:
 
     with tempfile.TemporaryDirectory(prefix="b") as scratch:
         home = Path(scratch)
-        environment = os.environ | {"LM_SWEEP_HOME": scratch, "XDG_CACHE_HOME": str(home / "cache")}
-        environment.pop("MLFLOW_TRACKING_URI", None)
+        environment = own_environment(home)
         command = [sys.executable, str(ROOT / "sweep/run.py"), "--name", "ours"]
         subprocess.run(
             [*command, *(SHORT if short else ())],
@@ -103,8 +102,7 @@ def timeline(folder: Path, concurrent: int) -> Iterator[Row]:
         yield Row(
             "sweep",
             "from a trial's end to the next one's first step",
-            statistics.median(gaps),
-            *quartiles(gaps),
+            *middle(gaps),
             unit="s, model building and the evaluation of step 0 included",
             bar=Bar(at_most=0.5),
             margin=None,

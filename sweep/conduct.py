@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from sweep.config import SweepConfig
+from sweep.console import open_console, say
 from sweep.errors import SweepError
 from sweep.events import EventLog
 from sweep.folder import (
@@ -25,21 +26,17 @@ from sweep.folder import (
 )
 from sweep.interruption import Interrupted, Interruption
 from sweep.mlflow_runs import MlflowRuns
-from sweep.mlflow_view import page_address
 from sweep.placement import Machine, concurrency, local_machine
-from sweep.plan import Plan, expected_seconds, make_plan, settled
+from sweep.plan import Plan, make_plan, settled
 from sweep.progress import Progress
 from sweep.ray_start import ray_starting
 from sweep.results import SweepRecord
-from sweep.tables import (
-    best_by_size,
-    counts_text,
-    duration,
-    leaderboard,
-    next_commands,
-    params_text,
-    plan_lines,
-    shown_path,
+from sweep.tables import counts_text
+from sweep.terminal import (
+    interrupted_text,
+    ray_died_text,
+    show_plan,
+    show_summary,
 )
 from sweep.tracking import Tracker
 from trainable.data import TokenDataset, open_dataset
@@ -52,8 +49,6 @@ MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent
 """Settings that a resume may change; others would make the trials incomparable."""
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
-PLAIN_WIDTH = 110
-"""Columns of output that does not go to a terminal."""
 
 
 def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
@@ -62,14 +57,14 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     Raises:
         ConfigError, DataError, SweepError: before anything is written.
     """
-    console = _console()
+    console = open_console()
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
     dataset = _open(config, console)
     plan = make_plan(config, dataset, concurrent)
     resolve_device(config.trial.train)  # refused now, if it is not there
     if dry_run:
-        _show_plan(settled(config, dataset), dataset, plan, concurrent, console)
+        show_plan(settled(config, dataset), dataset, plan, concurrent, console)
         return 0
     _require_room(plan)
     name = config.name or next_name()
@@ -92,7 +87,7 @@ def resume_sweep(
     Raises:
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
     """
-    console = _console()
+    console = open_console()
     require_private(folder)
     _require_comparable(stored, config)
     machine = local_machine(config)
@@ -106,18 +101,19 @@ def resume_sweep(
     record = SweepRecord.read(folder)
     missing = config.num_samples - len(record.trials)
     todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
-    console.print(f"resuming {folder.name}: {counts_text(record)}; {todo}", highlight=False)
+    say(console, f"resuming {folder.name}: {counts_text(record)}; {todo}")
     if config.threads != stored.config.threads:
-        console.print(
+        say(
+            console,
             f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
-            "low-order bits will differ"
+            "low-order bits will differ",
         )
     if not record.unfinished and missing <= 0:
-        console.print("nothing to do: all trials have ended; raise --num-samples to go on")
+        say(console, "nothing to do: all trials have ended; raise --num-samples to go on")
         return 0
     if dry_run:
         plan = make_plan(config, dataset, concurrent)
-        _show_plan(config, dataset, plan, concurrent, console)
+        show_plan(config, dataset, plan, concurrent, console)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     return _conduct(folder, sweep, machine, concurrent, dataset, None, console)
@@ -159,15 +155,14 @@ def _conduct(
                     tracker.start()
                 seconds = None
                 if plan is not None:
-                    seconds = _show_plan(config, dataset, plan, concurrent, console)
+                    seconds = show_plan(config, dataset, plan, concurrent, console)
                 from sweep.session import run_trials  # Tune and Optuna take a while to import
 
                 interruption.require_none()
                 wait_for_ray()
                 if tracker and not tracker.wait_connected():
                     why = tracker.trouble or "no answer yet"
-                    text = f"MLflow is away, training goes on: {why}"
-                    console.print(text, highlight=False, markup=False, soft_wrap=True)
+                    say(console, f"MLflow is away, training goes on: {why}")
                 interruption.require_none()
                 log.append(
                     "session_started", session=record.sessions + 1, num_samples=config.num_samples
@@ -194,15 +189,15 @@ def _conduct(
             log.close()
             delivered = tracker.close() if tracker else True
         if not delivered:
-            console.print(
+            say(
+                console,
                 "MLflow did not get everything; when it is back: "
-                f"python sweep/status.py {folder.name} --sync"
+                f"python sweep/status.py {folder.name} --sync",
             )
     if interruption.signal is not None:
-        text = _interrupted(folder, record, config.num_samples)
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, interrupted_text(folder.name, record, config.num_samples))
         return 128 + interruption.signal
-    _show_summary(folder, config, record, runs.experiment_id if runs else None, console)
+    show_summary(folder, config, record, runs.experiment_id if runs else None, console)
     return 0 if record.best else 1
 
 
@@ -224,46 +219,17 @@ def _end_without_ray(
     if tracker:
         tracker.close()
     if signal is not None:
-        print(_interrupted(folder, record, record.num_samples), flush=True)
+        print(interrupted_text(folder.name, record, record.num_samples), flush=True)
         return 128 + signal
-    print(
-        f"error: sweep {folder.name}: Ray died (killed, or out of memory?); the trials are saved, "
-        f"go on with `python sweep/run.py --resume {folder.name}`",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(ray_died_text(folder.name), file=sys.stderr, flush=True)
     return 2
-
-
-def _interrupted(folder: Path, record: SweepRecord, num_samples: int) -> str:
-    resume = next_commands(folder.name, num_samples)["resume"]
-    return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 def _open(config: SweepConfig, console: Console) -> TokenDataset:
     made = ensure_default(config.trial.data)
     if made:
-        console.print(f"prepared {config.trial.data.dataset}: the {made.source}")
+        say(console, f"prepared {config.trial.data.dataset}: the {made.source}")
     return open_dataset(config.trial.data, config.trial.model.context_length)
-
-
-def _show_plan(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int, console: Console
-) -> float | None:
-    """Print the plan; return the seconds that are expected."""
-    seconds = expected_seconds(config, dataset, plan, concurrent)
-    described = (
-        f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
-        f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
-    )
-    for line in plan_lines(config, plan, described, concurrent, seconds):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return seconds
 
 
 def _require_room(plan: Plan) -> None:
@@ -278,42 +244,6 @@ def _require_room(plan: Plan) -> None:
             f"{needed / 2**20:,.0f} MiB; make room, lower --keep-checkpoints, or set LM_SWEEP_HOME "
             "to another disk"
         )
-
-
-def _show_summary(
-    folder: Path,
-    config: SweepConfig,
-    record: SweepRecord,
-    experiment_id: str | None,
-    console: Console,
-) -> None:
-    steps = sum(trial.step for trial in record.trials.values())
-    share = steps / (len(record.trials) * config.trial.train.steps)
-    console.print(
-        f"\n{folder.name}: {counts_text(record)} in {duration(record.seconds)}; "
-        f"{share:.0%} of the steps that full trials would take\n",
-        highlight=False,
-    )
-    console.print(leaderboard(config, record))
-    by_size = best_by_size(config, record)
-    if by_size:
-        console.print("\nbest learning rate for each model size")
-        console.print(by_size)
-    best = record.best
-    if best is None:
-        console.print("no trial has a usable loss; see the reasons above")
-        return
-    console.print(
-        f"\nbest: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}\n",
-        highlight=False,
-    )
-    console.print("next")
-    commands = next_commands(folder.name, config.num_samples)
-    lines = [commands[key] for key in ("best", "generate", "extend", "mlflow")]
-    if experiment_id is not None:
-        lines.append(f"  and open {page_address(experiment_id, folder.name)}")
-    for line in lines:
-        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _require_comparable(stored: SweepFile, config: SweepConfig) -> None:

@@ -55,7 +55,6 @@ class MlflowRuns:
         self.experiment_id: str | None = None
         self.parent: str | None = None
         self._folder = folder
-        self._name = folder.name
         self._sweep = sweep
         self._runs: dict[str, str] = {}
         self._client: Any = None
@@ -95,8 +94,12 @@ class MlflowRuns:
         self._offset = state["offset"] if state else 0
         self._find_runs()  # also those made by a process that was killed before it noted them
         if self.parent is None:
-            self.parent = create_parent(self._client, self.experiment_id, self._name, self._sweep)
-        complete_parent(self._client, self.experiment_id, self.parent, self._name, self._sweep)
+            self.parent = create_parent(
+                self._client, self.experiment_id, self._folder.name, self._sweep
+            )
+        complete_parent(
+            self._client, self.experiment_id, self.parent, self._folder.name, self._sweep
+        )
         self._save_state()
 
     def deliver_new(self) -> int:
@@ -155,7 +158,7 @@ class MlflowRuns:
             self._end_trial(self._record.trials[event["trial"]], event)
         elif kind == "session_ended":
             assert self.parent is not None
-            describe_parent(self._client, self.parent, self._name, self._sweep, self._record)
+            describe_parent(self._client, self.parent, self._folder.name, self._sweep, self._record)
             status = "FINISHED" if event["completed"] else "KILLED"
             self._client.set_terminated(self.parent, status, int(event["time"] * 1000))
 
@@ -184,7 +187,7 @@ class MlflowRuns:
                 start_time=int(event["time"] * 1000),
                 run_name=run_name(trial),
                 tags={
-                    **common_tags(self._name, self._sweep),
+                    **common_tags(self._folder.name, self._sweep),
                     "mlflow.parentRunId": self.parent,
                     "sweep.trial": trial.name,
                     "sweep.config": config.model_dump_json(),

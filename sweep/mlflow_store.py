@@ -11,6 +11,7 @@ from sweep.redact import redact
 from trainable.errors import first_line
 from trainable.paths import project_folder
 
+SQLITE = "sqlite:///"
 _AWAY = {"INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE"}
 DATABASE_ATTEMPTS = 6
 """Attempts to open a database, in 6 s; MLflow's own 10 take 102 s, and training would begin."""
@@ -27,7 +28,7 @@ _ENVIRONMENT = {
 
 def tracking_uri() -> str:
     """Return MLFLOW_TRACKING_URI, or the project's own store, which plain `mlflow ui` opens."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{project_folder() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{project_folder() / 'mlflow.db'}"
 
 
 def open_client(uri: str) -> Any:
@@ -69,9 +70,9 @@ def require_writable(uri: str) -> None:
     Raises:
         sqlite3.OperationalError: it cannot be written.
     """
-    if not uri.startswith("sqlite:///"):
+    path = _sqlite_file(uri)
+    if path is None:
         return
-    path = uri.removeprefix("sqlite:///")
     with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         database.execute("CREATE TABLE lm_sweep_writes (n)")
@@ -80,8 +81,14 @@ def require_writable(uri: str) -> None:
 
 def tune_sqlite(uri: str, statement: str) -> None:
     """Run a statement on a store that is a local SQLite file; do nothing to another."""
-    if not uri.startswith("sqlite:///"):
+    path = _sqlite_file(uri)
+    if path is None:
         return
-    with sqlite3.connect(uri.removeprefix("sqlite:///"), timeout=10) as database:
+    with sqlite3.connect(path, timeout=10) as database:
         database.execute(statement)
     database.close()
+
+
+def _sqlite_file(uri: str) -> str | None:
+    """Return the file of a store that is a local SQLite file; None of another."""
+    return uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else None

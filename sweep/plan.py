@@ -2,7 +2,7 @@
 
 import bisect
 import itertools
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from sweep.config import SweepConfig
 from sweep.noise import standard_error
-from trainable.choice import as_chosen, resolve
+from trainable.choice import as_chosen, is_chosen, resolve
 from trainable.config import ModelConfig
 from trainable.counts import flops_per_token, parameter_count, training_bytes
 from trainable.data import TokenDataset, validation_starts
-from trainable.device import OUT_OF_MEMORY, require_out_of_memory
+from trainable.device import OUT_OF_MEMORY, probe_clock, require_out_of_memory
 
 PROBE_STEPS = 3
+LONG_STEP_SECONDS = 1.0
+"""A step that takes so long is measured once: the plan must not wait for more."""
 SIMULATED_TRIALS = 6_400
 LARGEST_SIMULATED = 1_000
 """Trials of the longest sweep that is simulated: later ones survive as rarely as its last."""
@@ -86,14 +88,21 @@ def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
     Raises:
         ConfigError: the device is not there.
     """
+    if is_chosen(config.trial.train):
+        return config
     vocab = dataset.vocab_size
     largest = max(model_sizes(config), key=lambda size: parameter_count(size, vocab))
-    values: dict[str, Any] = {f"model.{name}": v for name, v in largest.model_dump().items()}
+    values = _as_values(largest)
     if config.trial.train.device == "auto" and not config.gpus_per_trial:
         values["train.device"] = "cpu"  # Ray hides the GPUs from such trials
     chosen = resolve(config.trial_config(values), dataset)
     trial = as_chosen(config.trial, chosen.train)
     return config.model_copy(update={"trial": trial})
+
+
+def _as_values(size: ModelConfig) -> dict[str, Any]:
+    """Return a size as settings of a trial."""
+    return {f"model.{name}": value for name, value in size.model_dump().items()}
 
 
 def model_sizes(config: SweepConfig) -> list[ModelConfig]:
@@ -167,17 +176,21 @@ def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -
 
     eval_tokens = config.trial.train.eval_tokens
     probed = min(eval_tokens, max(EVAL_BATCH_TOKENS, size.context_length))
-    values: dict[str, Any] = {f"model.{name}": v for name, v in size.model_dump().items()}
-    values |= {"train.compile": "never", "train.eval_tokens": probed}
+    values = _as_values(size) | {"train.compile": "never", "train.eval_tokens": probed}
     trainer = Trainer(config.trial_config(values), dataset)
-    # One thread's own time does not count its neighbours: Ray may be starting meanwhile.
-    alone = trainer.device.type == "cpu" and config.trial.train.threads == 1
-    clock = time.thread_time if alone else time.perf_counter
-    trainer.add_gradients(1)  # the first time pays for allocations
-    started = clock()
-    for step in range(2, 2 + PROBE_STEPS):
-        float(trainer.add_gradients(step))  # waits for the device
-        trainer.model.zero_grad(set_to_none=True)
-    stepped = clock()
-    trainer.evaluate()
-    return Speed((stepped - started) / PROBE_STEPS, (clock() - stepped) * eval_tokens / probed)
+    clock = probe_clock(trainer.device, config.trial.train.threads)  # Ray may be starting meanwhile
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = clock()
+        work()
+        return clock() - started
+
+    def steps(first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            float(trainer.add_gradients(step))  # waits for the device
+            trainer.model.zero_grad(set_to_none=True)
+
+    step = seconds(lambda: steps(1, 1))  # pays for allocations, which a long step hardly notices
+    if step < LONG_STEP_SECONDS:
+        step = seconds(lambda: steps(2, 1 + PROBE_STEPS)) / PROBE_STEPS
+    return Speed(step, seconds(trainer.evaluate) * eval_tokens / probed)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweep.config import SweepConfig
+from sweep.console import say
 from sweep.events import Event
 from sweep.plan import expected_share
 from sweep.results import SweepRecord, TrialRecord
@@ -59,12 +59,7 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
 
@@ -73,18 +68,13 @@ class Progress:
         kind = event["event"]
         if kind in ("trial_restarted", "notice"):
             text = event.get("reason") or event.get("text")
-            self._console.print(
-                f"{event['trial']}: {text}", highlight=False, markup=False, soft_wrap=True
-            )
+            say(self._console, f"{event['trial']}: {text}")
         elif kind == "outcome":
             trial = self._record.trials[event["trial"]]
             if trial.outcome in ("failed", "out_of_memory"):
-                line = f"{trial.name} {outcome_text(trial)}: {trial.reason}"
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+                say(self._console, f"{trial.name} {outcome_text(trial)}: {trial.reason}")
             elif self._live is None and self._tells(trial):
-                self._console.print(
-                    self._plain_line(trial), highlight=False, markup=False, soft_wrap=True
-                )
+                say(self._console, self._plain_line(trial))
 
     def _tells(self, trial: TrialRecord) -> bool:
         every = -(-self._config.num_samples // PLAIN_LINES)

@@ -21,7 +21,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 METRICS = tuple(Evaluation.__dataclass_fields__)
 
 
-class Recorder(tune.Callback):  # type: ignore[misc]
+class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Records every start, evaluation, checkpoint and outcome once, and prunes checkpoints.
 
     Args:

@@ -9,7 +9,7 @@ from sweep.config import SweepConfig
 from sweep.results import SweepRecord
 
 
-class ResumableAsha(ASHAScheduler):  # type: ignore[misc]
+class ResumableAsha(ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
     """Asynchronous successive halving (Li et al. 2020) over one bracket, in optimizer steps.
 
     At a rung a trial is stopped if its loss is above the best 1 / reduction_factor of the losses

@@ -25,7 +25,7 @@ from sweep.space import Domain
 from trainable.tune_trainable import OBJECTIVE_OF_A_LOST_TRIAL
 
 
-class SweepSearch(OptunaSearch):  # type: ignore[misc]
+class SweepSearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
     """Suggests trials for one session of a sweep.
 
     First the unfinished trials of earlier sessions, from their checkpoints, then new ones.

@@ -23,7 +23,7 @@ FULL_BYTES = 2**20
 """A disk with less room than this counts as full."""
 
 
-class GracefulEnd(tune.Callback):  # type: ignore[misc]
+class GracefulEnd(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     """Ends the session once a signal has come: trials report and save what they are at."""
 
     def __init__(self, interruption: Interruption) -> None:

@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sweep.console import open_console, say
 from sweep.errors import SweepError
 from sweep.folder import find_sweep, is_running, read_sweep, results_folder, sweep_names
 from sweep.redact import redact
@@ -33,7 +34,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="status.py")
-    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console = open_console()
     if arguments.sync:
         if arguments.name is None:
             raise ConfigError("--sync: name the sweep to deliver")
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
 def _show_all(console: Console) -> int:
     names = sweep_names()
     if not names:
-        console.print(f"no sweeps in {results_folder()}", highlight=False, soft_wrap=True)
+        say(console, f"no sweeps in {results_folder()}")
         return 0
     table = plain_table("sweep", "state", "trials", "best val_loss", "best trial")
     for name in names:
@@ -67,10 +68,10 @@ def _show_one(name: str, console: Console) -> int:
     folder = find_sweep(name)
     config, record = read_sweep(folder).config, SweepRecord.read(folder)
     state = _state(folder, record)
-    console.print(
+    say(
+        console,
         f"{name}: {state}; {counts_text(record) or 'no trials'} of {record.num_samples}; "
         f"{duration(record.seconds)} in {record.sessions} session(s)",
-        highlight=False,
     )
     console.print(leaderboard(config, record, limit=None))
     for table in (_reasons(record), best_by_size(config, record)):
@@ -78,7 +79,7 @@ def _show_one(name: str, console: Console) -> int:
             console.print()
             console.print(table)
     if state == "interrupted":
-        console.print(f"\ngo on with  python sweep/run.py --resume {name}", highlight=False)
+        say(console, f"\ngo on with  python sweep/run.py --resume {name}")
     return 0
 
 
@@ -117,7 +118,7 @@ def _sync(name: str, console: Console) -> int:
             raise SweepError(
                 f"--sync {name}: MLflow is away ({reason}); try again when it is back"
             ) from error
-    console.print(f"{name}: {delivered} events delivered to MLflow", highlight=False)
+    say(console, f"{name}: {delivered} events delivered to MLflow")
     return 0
 
 

@@ -26,12 +26,12 @@ from trainable.optim import build_optimizer
 from trainable.trial_checkpoint import (
     MANIFEST_FILE,
     Manifest,
+    Snapshot,
     load_trial_checkpoint,
     load_weights,
     read_manifest,
     read_verified,
     save_trial_checkpoint,
-    write_trial_checkpoint,
 )
 
 TINY = ModelConfig(d_model=8, n_layers=1, head_dim=4, d_ff=8, context_length=8)
@@ -494,7 +494,7 @@ def test_tensors_around_the_size_of_a_chunk_come_back(tmp_path: Path, sizes: Any
     rng = torch.Generator().manual_seed(0)
     state = {str(n): torch.rand(size, generator=rng) for n, size in enumerate(sizes)}
     whole = {"model": state, "optimizer": {}, "iteration": 7}
-    manifest = write_trial_checkpoint(tmp_path / "trial", whole, FACTS)
+    manifest = Snapshot(whole, FACTS).save(tmp_path / "trial")
     (file,) = (tmp_path / "trial").glob("state-*.pt")
     assert hashlib.sha256(file.read_bytes()).hexdigest() == manifest.state_sha256
     assert_same(torch.load(file, weights_only=True), whole)

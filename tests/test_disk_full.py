@@ -31,6 +31,8 @@ def small_disk(tmp_path):
 
 def fill(place: Path) -> Path:
     """Take all the room there is."""
+    found = {str(path): path.stat().st_size for path in place.rglob("*") if path.is_file()}
+    assert shutil.disk_usage(place).free > 32 * 2**20, (found, os.statvfs(place))
     filler = place / "filler"
     with filler.open("wb") as file:
         try:

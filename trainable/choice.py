@@ -17,7 +17,7 @@ from trainable.allocator import keep_freed_memory, return_freed_memory
 from trainable.config import TrainConfig, TrialConfig
 from trainable.counts import flops_per_token
 from trainable.data import TokenDataset, batch_rng, get_batch
-from trainable.device import OUT_OF_MEMORY, require_out_of_memory, resolve_device
+from trainable.device import OUT_OF_MEMORY, probe_clock, require_out_of_memory, resolve_device
 from trainable.model import Transformer
 from trainable.passes import build_passes
 
@@ -54,7 +54,7 @@ def resolve(config: Config, dataset: TokenDataset) -> Config:
         ConfigError: the device is not there.
     """
     train = config.train
-    if "auto" not in (getattr(train, name) for name in CHOSEN):
+    if is_chosen(train):
         return config
     device = resolve_device(train)
     choices = _candidates(config, device)
@@ -69,6 +69,11 @@ def resolve(config: Config, dataset: TokenDataset) -> Config:
     if train.compile == "auto":
         chosen["compile"] = "always" if compiled else "never"
     return config.model_copy(update={"train": train.model_copy(update=chosen)})
+
+
+def is_chosen(train: TrainConfig) -> bool:
+    """Say whether nothing is left at auto."""
+    return all(getattr(train, name) != "auto" for name in CHOSEN)
 
 
 def as_chosen(config: Config, before: TrainConfig) -> Config:
@@ -141,10 +146,9 @@ def _measured(
         for choice in choices
     }
 
+    clock = probe_clock(device, config.train.threads)
+
     def seconds(choice: _Choice) -> float:
-        # One thread's own time: what else the machine does must not decide.
-        alone = device.type == "cpu" and config.train.threads == 1
-        clock = time.thread_time if alone else time.perf_counter
         started = clock()
         passes[choice].backward(x, y, 1.0).item()  # waits for the device
         return clock() - started

@@ -1,6 +1,7 @@
 """Where a trial runs and in which precision."""
 
 import contextlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -50,6 +51,15 @@ def resolve_precision(config: TrainConfig, device: torch.device) -> str:
     if config.precision != "auto":
         return config.precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def probe_clock(device: torch.device, threads: int) -> Callable[[], float]:
+    """Return the clock, in seconds, by which work on `device` is measured.
+
+    One thread's own time does not count what else the machine does; more need the time of day.
+    """
+    alone = device.type == "cpu" and threads == 1
+    return time.thread_time if alone else time.perf_counter
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

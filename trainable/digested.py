@@ -110,7 +110,7 @@ def read_digested(file: IO[bytes], size: int) -> tuple[memoryview, str]:
 
 
 def _fill(file: IO[bytes], chunk: memoryview) -> None:
-    while chunk and (count := file.readinto(chunk)):  # type: ignore[attr-defined]
+    while chunk and (count := file.readinto(chunk)):  # type: ignore[attr-defined]  # IO lacks it
         chunk = chunk[count:]
 
 

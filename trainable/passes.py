@@ -38,7 +38,7 @@ class ModulePasses:
     def backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
         """Add the gradients, return the mean loss."""
         loss = self.loss(x, y)
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()  # type: ignore[no-untyped-call]  # torch's stubs
         return loss.detach()
 
 

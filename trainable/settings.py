@@ -27,7 +27,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
+            event = self.peek_event()  # type: ignore[no-untyped-call]  # PyYAML's stubs
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases (*name) are not allowed; write the value out", event.start_mark
             )
@@ -74,7 +74,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 f"config file {path}: {size} bytes is more than the {MAX_YAML_BYTES} allowed; "
                 "is this the right file?"
             )
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a safe loader
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path}: not UTF-8 text ({error.reason})") from error
     except OSError as error:

@@ -103,7 +103,39 @@ class Snapshot:
 
     def save(self, folder: Path) -> Manifest:
         """Write it as a checkpoint folder: see save_trial_checkpoint."""
-        return write_trial_checkpoint(folder, self.state, self.facts)
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            temporary_beside(folder / "state") as (file, temporary),
+            temporary_beside(folder / MANIFEST_FILE) as (manifest_file, manifest_temporary),
+            DigestingWriter(file) as writer,
+        ):
+            torch.save(self.state, cast(IO[bytes], writer))
+            manifest = Manifest(
+                **self.facts,
+                threads=torch.get_num_threads(),
+                torch_version=str(torch.__version__),
+                state_sha256=writer.hexdigest(),
+                state_bytes=writer.size,
+            )
+            manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
+            manifest_file.write(manifest.text().encode())
+            manifest_file.flush()
+            # Side by side: a file system writes its journal once for both.
+            synced = writer.start_sync()
+            os.fsync(manifest_file.fileno())
+            synced.result()
+            os.replace(temporary, folder / manifest.state_file)
+            # A journal keeps the order of two renames in one folder: the manifest's commits.
+            os.replace(manifest_temporary, folder / MANIFEST_FILE)
+        fsync_folder(folder)
+        for path in (
+            *folder.glob("state-*.pt"),
+            *folder.glob(".state*"),
+            *folder.glob(".manifest*"),
+        ):
+            if path.name != manifest.state_file:
+                path.unlink(missing_ok=True)
+        return manifest
 
 
 def copied(value: Any, seen: dict[Any, Tensor] | None = None) -> Any:
@@ -121,39 +153,6 @@ def copied(value: Any, seen: dict[Any, Tensor] | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(copied(item, seen) for item in value)
     return value
-
-
-def write_trial_checkpoint(folder: Path, state: dict[str, Any], facts: dict[str, Any]) -> Manifest:
-    """Write a checkpoint folder of a state: see save_trial_checkpoint."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (
-        temporary_beside(folder / "state") as (file, temporary),
-        temporary_beside(folder / MANIFEST_FILE) as (manifest_file, manifest_temporary),
-        DigestingWriter(file) as writer,
-    ):
-        torch.save(state, cast(IO[bytes], writer))
-        manifest = Manifest(
-            **facts,
-            threads=torch.get_num_threads(),
-            torch_version=str(torch.__version__),
-            state_sha256=writer.hexdigest(),
-            state_bytes=writer.size,
-        )
-        manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
-        manifest_file.write(manifest.text().encode())
-        manifest_file.flush()
-        # Side by side: a file system writes its journal once for both.
-        synced = writer.start_sync()
-        os.fsync(manifest_file.fileno())
-        synced.result()
-        os.replace(temporary, folder / manifest.state_file)
-        # A journal keeps the order of two renames in one folder: the manifest's commits.
-        os.replace(manifest_temporary, folder / MANIFEST_FILE)
-    fsync_folder(folder)
-    for path in (*folder.glob("state-*.pt"), *folder.glob(".state*"), *folder.glob(".manifest*")):
-        if path.name != manifest.state_file:
-            path.unlink(missing_ok=True)
-    return manifest
 
 
 def read_manifest(folder: Path) -> Manifest:

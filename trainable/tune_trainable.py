@@ -23,7 +23,7 @@ OBJECTIVE_OF_A_LOST_TRIAL = 1e9
 from. It is compared, never shown or recorded."""
 
 
-class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]
+class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
     """One trial. Its Tune config holds:
 
     trial: a TrialConfig as a dict, with the suggestion in it.
