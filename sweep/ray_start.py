@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,6 +20,11 @@ from trainable.paths import PACKAGE_PARENT, cache_folder
 
 OBJECT_STORE_BYTES = 80 * 2**20
 """Trials read memory-mapped files and share no objects, so Ray's smallest store is enough."""
+
+SCRATCH_BYTES = 16 * 2**20
+"""For Ray's logs and sockets."""
+SHORT_PLACE = Path("/tmp")  # noqa: S108 - the folder made in it has a new name and is private
+"""For temporary folders where TMPDIR's name is too long for Ray's sockets."""
 
 _ENVIRONMENT = {
     # Bind every port to loopback: a sweep on one machine is nobody else's business.
@@ -37,6 +43,12 @@ _ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
 _SCRATCH = "lm-sweep-"
+_SOCKET_BYTES = 107 if sys.platform == "linux" else 103
+"""Longest path of a socket, in bytes."""
+_LONGEST_NAME = (
+    "lm-sweep-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/raylet.12"
+)
+"""What Ray's sockets are called below our folder, at their longest."""
 
 
 @contextlib.contextmanager
@@ -61,7 +73,7 @@ def ray_starting(
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     remove_stale_scratch()
-    scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
+    scratch = _new_scratch()
     # A killed worker leaves its temporary files there, too; compiled kernels are kept for others.
     temporary = os.environ.get("TMPDIR")
     os.environ["TMPDIR"] = scratch
@@ -118,7 +130,7 @@ def _start(machine: Machine, scratch: str) -> None:
 def not_started(error: Exception) -> SweepError:
     """Return what to say when Ray cannot be started."""
     return SweepError(
-        f"Ray did not start: {first_line(error)}; is {tempfile.gettempdir()} (TMPDIR) full or not "
+        f"Ray did not start: {first_line(error)}; is {scratch_place()} (TMPDIR) full or not "
         "writable, or memory short?"
     )
 
@@ -144,9 +156,27 @@ def _stop() -> None:
     ray.shutdown()
 
 
+def scratch_place() -> Path:
+    """Return where temporary folders go: TMPDIR, or /tmp if the names of sockets would not fit."""
+    place = Path(tempfile.gettempdir())
+    fits = len(os.fsencode(place / _LONGEST_NAME)) <= _SOCKET_BYTES
+    return place if fits else SHORT_PLACE
+
+
+def _new_scratch() -> str:
+    place = scratch_place()
+    free = shutil.disk_usage(place).free
+    if free < SCRATCH_BYTES:  # Ray would wait half a minute for itself
+        raise SweepError(
+            f"TMPDIR: {free / 2**20:,.1f} MiB free in {place}, Ray's own files need "
+            f"{SCRATCH_BYTES / 2**20:,.0f} MiB; make room, or set TMPDIR to another disk"
+        )
+    return tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=place)
+
+
 def remove_stale_scratch() -> None:
     """Remove the temporary folders of our own sweeps whose driver was killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+    for folder in scratch_place().glob(f"{_SCRATCH}*"):
         owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if owner.isdigit() and folder.lstat().st_uid == os.geteuid() and not _lives(int(owner)):
             shutil.rmtree(folder, ignore_errors=True)

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from sweep.results import SweepRecord
 from trainable.corpus import TextFiles
 from trainable.prepare import prepare
@@ -42,21 +44,33 @@ def make_project(home: Path) -> Path:
     return config
 
 
-def run(home: Path, script: str, *arguments: str, **options) -> subprocess.CompletedProcess:
-    """Run a command of the checkout from a folder that is not the project's."""
+def run(
+    home: Path, script: str, *arguments: str, before: tuple[str, ...] = (), **more_env: str
+) -> subprocess.CompletedProcess:
+    """Run a command of the checkout from a folder that is not the project's.
+
+    `before` is what the shell command begins with.
+    """
     elsewhere = home / "elsewhere"
     elsewhere.mkdir(exist_ok=True)
     env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
-    env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    env |= {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache"), **more_env}
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments],
+        [*before, sys.executable, str(ROOT / script), *arguments],
         cwd=elsewhere,
         env=env,
         capture_output=True,
         text=True,
         timeout=300,
-        **options,
     )
+
+
+def own_mount(command: str) -> tuple[str, ...]:
+    """Return what a shell command begins with to run where a mount is made for it alone."""
+    before = ("unshare", "--mount", "sh", "-c", f'{command} && exec "$@"', "sh")
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("mounting in a namespace of one's own takes root")
+    return before
 
 
 # Nothing to probe: a fault's test starts a sweep several times.

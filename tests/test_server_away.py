@@ -15,10 +15,13 @@ import pytest
 from live_sweeps import (
     ALONE,
     ENDLESS,
+    FIXED,
     ROOT,
     events,
     free_port,
     make_project,
+    own_mount,
+    run,
     start_and_wait,
     wait_for,
 )
@@ -131,14 +134,10 @@ def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case, w
         with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as database, database:
             database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
             database.execute("INSERT INTO alembic_version VALUES ('0123456789ab')")
-    sweep = [sys.executable, str(ROOT / "sweep/run.py"), "--config", str(config), "--name", "none"]
-    if case != "another version":
-        read_only = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"'
-        sweep = ["unshare", "--mount", "sh", "-c", read_only, str(store), *sweep]
-        if os.geteuid():
-            pytest.skip("mounting in a namespace of one's own takes root")
-    env = os.environ | {"LM_SWEEP_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": address}
-    done = subprocess.run(sweep, env=env, capture_output=True, text=True, timeout=120)
+    read_only = f"mount --bind {store} {store} && mount -o remount,bind,ro {store}"
+    before = () if case == "another version" else own_mount(read_only)
+    flags = ("--config", str(config), "--name", "none", *FIXED)
+    done = run(tmp_path, "sweep/run.py", *flags, before=before, MLFLOW_TRACKING_URI=address)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: MLflow store '{address}': ")
     assert len(done.stderr.splitlines()) == 1

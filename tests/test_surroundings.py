@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,7 +12,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from live_sweeps import ROOT, UNTRACKED, descendants, free_port, gone, make_project, run, wait_for
+from live_sweeps import (
+    FIXED,
+    UNTRACKED,
+    descendants,
+    free_port,
+    gone,
+    make_project,
+    own_mount,
+    run,
+    wait_for,
+)
 
 from sweep.results import SweepRecord
 
@@ -49,49 +60,55 @@ def foreign_ray():
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_a_stale_ray_cluster_and_taken_ports_are_no_matter(tmp_path, foreign_ray, monkeypatch):
+def test_a_stale_ray_cluster_and_taken_ports_are_no_matter(tmp_path, foreign_ray):
     head, address = foreign_ray
-    monkeypatch.setenv("RAY_ADDRESS", address)
     config = make_project(tmp_path)
-    flags = ("--name", "stale", "--num-samples", "1", *UNTRACKED)
+    flags = ("--name", "stale", "--num-samples", "1", *FIXED, *UNTRACKED)
     with contextlib.ExitStack() as taken:
         for port in WELL_KNOWN:
             listener = taken.enter_context(socket.socket())
             with contextlib.suppress(OSError):  # taken already: as well
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
-        done = run(tmp_path, "sweep/run.py", "--config", str(config), *flags)
+        command = ("sweep/run.py", "--config", str(config), *flags)
+        done = run(tmp_path, *command, RAY_ADDRESS=address)
     assert done.returncode == 0, done.stderr
     assert SweepRecord.read(tmp_path / "results" / "stale").counts() == {"finished": 1}
     assert head.poll() is None
 
 
-def test_a_tiny_shared_memory_is_enough(tmp_path):
-    own = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && "$@"')
-    if subprocess.run([*own, "sh", "true"], capture_output=True).returncode:
-        pytest.skip("mounting in a namespace of one's own takes root")
-    sweep = [sys.executable, str(ROOT / "sweep/run.py"), "--config", str(make_project(tmp_path))]
-    done = subprocess.run(
-        [*own, "sh", *sweep, "--name", "tiny", "--num-samples", "1", *UNTRACKED],
-        env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
+def test_a_tiny_shared_memory_and_a_deep_tmpdir_are_no_matter(tmp_path):
+    config = make_project(tmp_path)
+    deep = tmp_path / ("deep" * 30)  # Ray's sockets cannot have names of more than 107 bytes
+    deep.mkdir()
+    flags = ("--name", "tiny", "--num-samples", "1", *FIXED, *UNTRACKED)
+    tiny = own_mount("mount -t tmpfs -o size=1m tmpfs /dev/shm")
+    done = run(
+        tmp_path, "sweep/run.py", "--config", str(config), *flags, before=tiny, TMPDIR=str(deep)
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert SweepRecord.read(tmp_path / "results" / "tiny").counts() == {"finished": 1}
 
 
-def test_a_ray_that_cannot_start_is_one_line(tmp_path, monkeypatch):
+def test_a_tmpdir_without_room_is_one_line(tmp_path):
     config = make_project(tmp_path)
-    deep = tmp_path / ("deep" * 30)  # Ray's sockets cannot have names of more than 107 bytes
-    deep.mkdir()
-    monkeypatch.setenv("TMPDIR", str(deep))
-    done = run(tmp_path, "sweep/run.py", "--config", str(config), "--name", "deep", *UNTRACKED)
+    small = tempfile.mkdtemp(prefix="s")  # short, or /tmp would be taken instead
+    full = own_mount(f"mount -t tmpfs -o size=4m tmpfs {small}")
+    flags = ("--config", str(config), *FIXED, *UNTRACKED)
+    done = run(tmp_path, "sweep/run.py", *flags, before=full, TMPDIR=small)
+    Path(small).rmdir()
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: TMPDIR: .* MiB free in .*, .* need .*\n", done.stderr)
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_ray_that_cannot_start_is_one_line(tmp_path):
+    config = make_project(tmp_path)
+    flags = ("--config", str(config), *FIXED, *UNTRACKED)
+    done = run(tmp_path, "sweep/run.py", *flags, RAY_OVERRIDE_RESOURCES="not JSON")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: Ray did not start: ")
     assert len(done.stderr.splitlines()) == 1
     assert "TMPDIR" in done.stderr
     assert not list((tmp_path / "results").iterdir())
-    assert not list(deep.glob("lm-sweep-*"))
