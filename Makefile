@@ -5,7 +5,7 @@ NUM_SAMPLES ?= 32
 # Arguments for pytest; `make test SLOW=1` runs the slow tests, too.
 PYTEST_ARGS ?=
 SLOW ?=
-FAULT_WORKERS ?= 4
+FAULT_WORKERS ?= 3
 
 .PHONY: sweep test faults lint lock
 
