@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sweep.closing import close_session, settle
 from sweep.config import SweepConfig
 from sweep.console import open_console, say
 from sweep.errors import SweepError
@@ -110,6 +111,9 @@ def resume_sweep(
         )
     if not record.unfinished and missing <= 0:
         say(console, "nothing to do: all trials have ended; raise --num-samples to go on")
+        if not dry_run:
+            with locked(folder):
+                settle(folder, stored)  # the driver may have been killed just before its end
         return 0
     if dry_run:
         plan = make_plan(config, dataset, concurrent)
@@ -210,11 +214,7 @@ def _end_without_ray(
     """
     log.seal()
     with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
-        for trial in record.unfinished:
-            if trial.outcome is None:
-                facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
-                log.append("outcome", trial=trial.name, **facts)
-        log.append("session_ended", completed=False)
+        close_session(record, log)
         log.close()
     if tracker:
         tracker.close()

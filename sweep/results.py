@@ -88,6 +88,8 @@ class SweepRecord:
     """Wall-clock time of all ended sessions."""
     session_started: float | None = None
     """Unix time at which the running session began; None between sessions."""
+    updated: float | None = None
+    """Unix time of the last event."""
     _best: TrialRecord | None = field(default=None, repr=False, compare=False)
     _best_is_stale: bool = field(default=True, repr=False, compare=False)
 
@@ -125,6 +127,8 @@ class SweepRecord:
         """
         kind = event["event"]
         if kind == "session_started":
+            if self.session_started is not None:  # its driver was killed
+                self.seconds += (self.updated or self.session_started) - self.session_started
             self.sessions = _of(int, event["session"])
             self.num_samples = _of(int, event["num_samples"])
             self.session_started = event["time"]
@@ -140,6 +144,7 @@ class SweepRecord:
             self._best_is_stale |= bool(trial.evaluations)
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
+        self.updated = event["time"]
 
     def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
         if kind == "evaluation":

@@ -12,12 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.console import open_console, say
-from sweep.errors import SweepError
 from sweep.folder import find_sweep, is_running, read_sweep, results_folder, sweep_names
-from sweep.redact import redact
 from sweep.results import SweepRecord
 from sweep.tables import best_by_size, counts_text, duration, leaderboard, outcome_text, plain_table
-from trainable.errors import ConfigError, UserError, first_line
+from trainable.errors import ConfigError
 from trainable.settings import run_command
 
 
@@ -101,23 +99,12 @@ def _state(folder: Path, record: SweepRecord) -> str:
 
 
 def _sync(name: str, console: Console) -> int:
+    from sweep.closing import settle
     from sweep.folder import locked
-    from sweep.mlflow_runs import MlflowRuns  # MLflow takes seconds to import
 
     folder = find_sweep(name)
     with locked(folder):
-        runs = MlflowRuns(folder, read_sweep(folder))
-        try:
-            runs.connect()
-            delivered = runs.deliver_new()
-            runs.finish()
-        except UserError:
-            raise
-        except Exception as error:  # whatever ails the store, the answer is to try again later
-            reason = redact(first_line(error))
-            raise SweepError(
-                f"--sync {name}: MLflow is away ({reason}); try again when it is back"
-            ) from error
+        delivered = settle(folder, read_sweep(folder))
     say(console, f"{name}: {delivered} events delivered to MLflow")
     return 0
 

@@ -99,7 +99,6 @@ def run_once(
                 os.kill(sweep.pid, number)
                 sweep.wait()
                 kills[f"driver {number.name}"] += 1
-                wait_for_end(seen)
                 return False
             victims = processes(sweep.pid, WORKER)
             if victims:  # else none has started yet

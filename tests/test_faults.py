@@ -6,7 +6,7 @@ import re
 import signal
 
 import pytest
-from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, make_project, run, start_and_wait
+from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, events, make_project, run, start_and_wait
 
 from sweep.results import SweepRecord
 from trainable.corpus import TextFiles
@@ -143,3 +143,12 @@ def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
     assert len(SweepRecord.read(folder).trials) == 3
     warning = "warning: 2 threads a trial instead of 1: low-order bits will differ"
     assert (warning in done.stdout) == (threads == 2)
+
+    *whole, last = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "events.jsonl").write_bytes(b"".join(whole))  # killed just before its end
+    done = run(tmp_path, *resume, *allowed)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    closed = events(folder)[-1]
+    assert (closed["event"], closed["completed"]) == ("session_ended", True)
+    assert json.loads(last)["event"] == "session_ended"

@@ -40,7 +40,7 @@ from sweep.mlflow_state import STATE_FILE
 from sweep.mlflow_store import open_client, tracking_uri
 from sweep.mlflow_view import page_address
 from sweep.registry import register_model
-from sweep.results import OUTCOMES
+from sweep.results import OUTCOMES, SweepRecord
 from sweep.status import main as status
 from sweep.tracking import Tracker
 from trainable.config import TrialConfig
@@ -566,6 +566,29 @@ def test_a_model_is_registered_only_for_a_trial_in_mlflow(store: Path, tmp_path:
         with pytest.raises(SweepError, match="--register") as caught:
             register_model(name, tmp_path / "model", folder, "t000", 80)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("outcome", "state"), [("finished", "FINISHED"), (None, "KILLED")])
+def test_what_a_killed_driver_left_open_is_closed_once(
+    store: Path, capsys: pytest.CaptureFixture[str], outcome: str | None, state: str
+) -> None:
+    folder, sweep = new_sweep("killed")
+    story = run_of("t000", {0: 5.5, 10: 4.0}, outcome)
+    write_events(folder, session(num_samples=1), story)
+    deliver(folder, sweep)
+    assert stored()[""]["status"] == "RUNNING"
+    for _ in range(2):
+        assert status(["killed", "--sync"]) == 0
+        found = stored()
+        assert {run["status"] for run in found.values()} == {state}
+        assert [v for _, v, _ in found["t000"]["curves"]["val_loss"]] == [5.5, 4.0]
+        kinds = [event["event"] for event in read_events(folder)]
+        assert kinds.count("session_ended") == 1
+        assert kinds.count("outcome") == 1
+    record = SweepRecord.read(folder)
+    assert record.seconds == (0.0 if outcome else 10.0)  # as of the last event
+    assert bool(record.unfinished) == (outcome is None)
 
 
 @pytest.fixture(scope="module")

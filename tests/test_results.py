@@ -173,6 +173,13 @@ def test_a_resume_clears_the_outcome_and_keeps_the_rest() -> None:
     assert record.seconds == 75.0
 
 
+def test_the_time_of_a_killed_session_counts_to_its_last_event() -> None:
+    record = record_of(session(time=100.0), started("t000", time=130.0), session(2, time=5_000.0))
+    assert record.seconds == 30.0
+    record.apply(event("session_ended", completed=True, time=5_007.0))
+    assert record.seconds == 37.0
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

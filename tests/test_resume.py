@@ -43,7 +43,6 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start, monkeypatch):
     sweep.kill()
     sweep.communicate()
     before = SweepRecord.read(folder)
-    wait_for(lambda: gone(below))
     left = Path(temporary) / f"lm-sweep-{sweep.pid}-"
     assert glob.glob(f"{left}*")
     done = run(tmp_path, "sweep/run.py", "--resume", "killed")
@@ -54,6 +53,8 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start, monkeypatch):
         kept = record.trials[name]
         assert kept.params == trial.params
         assert kept.evaluations[: len(trial.evaluations)] == trial.evaluations
+    wait_for(lambda: gone(below))  # two idle agents of Ray's take a minute
+    assert not list(Path(temporary).iterdir())
     shutil.rmtree(temporary)
 
 
