@@ -6,8 +6,10 @@ NUM_SAMPLES ?= 32
 PYTEST_ARGS ?=
 SLOW ?=
 FAULT_WORKERS ?= 3
+# Arguments for benchmarks/run.py.
+BENCHMARK_ARGS ?=
 
-.PHONY: sweep test faults lint lock
+.PHONY: sweep test faults benchmark lock
 
 sweep: $(VENV)/.installed
 	$(VENV)/bin/python sweep/run.py --num-samples $(NUM_SAMPLES)
@@ -21,6 +23,11 @@ faults: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --maxschedchunk 1 \
 		$(PYTEST_ARGS)
 
+benchmark: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint requirements.lock --editable ".[benchmark]"
+	$(VENV)/bin/python benchmarks/run.py $(BENCHMARK_ARGS)
+
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -29,5 +36,5 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 # Resolve every dependency again, for all systems; needs uv.
 lock:
-	uv pip compile --universal --python-version 3.11 --extra test --no-annotate \
+	uv pip compile --universal --python-version 3.11 --extra test --extra benchmark --no-annotate \
 		--no-header --quiet --upgrade --output-file requirements.lock pyproject.toml

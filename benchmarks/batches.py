@@ -78,7 +78,14 @@ def _share_of_a_step(rounds: int) -> Row:
     }
     taken = interleave(sides, rounds, time.thread_time)
     shares = ([100 * seconds / 20 for seconds in taken["batch"]], taken["step"])
-    return Row("batches", "8x128, part of a step", *ratio(*shares), "% of a step", Bar(at_most=1))
+    return Row(
+        "batches",
+        "8x128, part of a step",
+        *ratio(*shares),
+        "% of a step",
+        Bar(at_most=1),
+        margin=3.0,
+    )
 
 
 def _memory(folder: Path, batches: int) -> Iterator[Row]:
@@ -131,6 +138,7 @@ def _vocabulary_check(folder: Path, size: int, rounds: int) -> Iterator[Row]:
         "GB/s",
         Bar(at_least=1.5),
         note="of a uint16 file in the page cache, one thread",
+        margin=None,
     )
     again = [1e3 * seconds for seconds in taken["again"]]
     yield Row(

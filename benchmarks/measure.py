@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -61,6 +62,11 @@ class Row:
         return self.bar.met(self.figure)
 
     @property
+    def smaller_is_better(self) -> bool:
+        """Whether the bar is a ceiling."""
+        return self.bar.at_most is not None
+
+    @property
     def verdict(self) -> str:
         """The bar and whether it is reached, in words; empty without one."""
         return f"{self.bar} {'met' if self.met else 'MISSED'}" if str(self.bar) else ""
@@ -113,6 +119,12 @@ def quartiles(figures: list[float]) -> tuple[float, float]:
         return figures[0], figures[0]
     low, _, high = statistics.quantiles(figures, n=4, method="inclusive")
     return low, high
+
+
+def fast_bf16() -> bool:
+    """Say whether the processor has instructions for products in bf16."""
+    info = Path("/proc/cpuinfo")
+    return info.exists() and {"avx512_bf16", "bf16"} & set(info.read_text().split()) != set()
 
 
 @cache

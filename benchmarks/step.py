@@ -15,7 +15,17 @@ import torch
 from torch import nn
 
 from benchmarks.llama import llama, peer_installed
-from benchmarks.measure import Bar, Clock, Row, interleave, middle, peak_flops, quartiles, ratio
+from benchmarks.measure import (
+    Bar,
+    Clock,
+    Row,
+    fast_bf16,
+    interleave,
+    middle,
+    peak_flops,
+    quartiles,
+    ratio,
+)
 from trainable.allocator import keep_freed_memory
 from trainable.config import ModelConfig, OptimConfig, TrainConfig
 from trainable.counts import flops_per_token
@@ -128,7 +138,7 @@ def speeds(case: Case, device: torch.device, rounds: int, compiled: bool) -> Ite
             bar=bar,
             peak=speed / peak_flops(dtype, device.type),
             note=note,
-            margin=0.35 if peer_installed() else None,
+            margin=0.35 if peer_installed() and (name.startswith("fp32") or fast_bf16()) else None,
         )
 
 
