@@ -46,7 +46,7 @@ _SCRATCH = "lm-sweep-"
 _SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 """Longest path of a socket, in bytes."""
 _LONGEST_NAME = (
-    "lm-sweep-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/raylet.12"
+    "lm-sweep-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
 """What Ray's sockets are called below our folder, at their longest."""
 
