@@ -34,6 +34,7 @@ PARTS = (
     "packed",
     "sweep",
 )
+COLUMNS = ("part", "case", "figure", "quartiles", "unit", "bar", "of peak", "note")
 BASELINE = Path(__file__).with_name("baseline.json")
 
 
@@ -43,6 +44,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts of {', '.join(PARTS)}")
     parser.add_argument("--short", action="store_true", help="fewer cases and rounds")
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
+    parser.add_argument("--markdown", type=Path, default=None, help="where to write the table")
     parser.add_argument("--check", action="store_true", help="compare with baseline.json")
     parser.add_argument("--save-baseline", action="store_true", help="write baseline.json")
     arguments = parser.parse_args()
@@ -55,6 +57,8 @@ def main() -> int:
     if arguments.json:
         described = {"machine": machine(), "rows": [row.as_json() for row in rows]}
         arguments.json.write_text(json.dumps(described, indent=1) + "\n")
+    if arguments.markdown:
+        arguments.markdown.write_text(markdown(rows))
     if arguments.save_baseline:
         save_baseline(rows)
     worse = behind(rows, json.loads(BASELINE.read_text())) if arguments.check else []
@@ -78,20 +82,31 @@ def line(row: Row) -> str:
 def table(rows: list[Row]) -> Table:
     """Return the rows as a table."""
     shown = Table(title=machine(), title_justify="left")
-    for name in ("part", "case", "figure", "quartiles", "unit", "bar", "of peak", "note"):
+    for name in COLUMNS:
         shown.add_column(name, justify="right" if name in ("figure", "of peak") else "left")
     for row in rows:
-        shown.add_row(
-            row.part,
-            row.case,
-            f"{row.figure:.3g}",
-            f"{row.low:.3g} .. {row.high:.3g}",
-            row.unit,
-            row.verdict,
-            "" if row.peak is None else f"{row.peak:.0%}",
-            row.note,
-        )
+        shown.add_row(*cells(row))
     return shown
+
+
+def markdown(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table, below a line that names the machine."""
+    lines = [COLUMNS, tuple("---" for _ in COLUMNS), *map(cells, rows)]
+    return f"{machine()}\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """Return what stands in each of COLUMNS."""
+    return (
+        row.part,
+        row.case,
+        f"{row.figure:.3g}",
+        f"{row.low:.3g} .. {row.high:.3g}",
+        row.unit,
+        row.verdict,
+        "" if row.peak is None else f"{row.peak:.0%}",
+        row.note,
+    )
 
 
 def machine() -> str:

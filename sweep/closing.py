@@ -10,15 +10,15 @@ from sweep.results import SweepRecord
 from trainable.errors import UserError, first_line
 
 
-def close_session(record: SweepRecord, log: EventLog, time: float | None = None) -> None:
+def close_session(record: SweepRecord, log: EventLog, ended: float | None = None) -> None:
     """Record that the session ended, and that what ran in it was interrupted.
 
     Args:
         record: what `log` holds; it must listen.
         log: where to.
-        time: Unix time of the end, seconds; None: now.
+        ended: Unix time of the end, seconds; None: now.
     """
-    when = {} if time is None else {"time": time}
+    when = {} if ended is None else {"time": ended}
     for trial in record.unfinished:
         if trial.outcome is None:
             facts = {"outcome": "interrupted", "step": trial.step, "rung": None, "reason": None}
