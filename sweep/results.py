@@ -90,6 +90,8 @@ class SweepRecord:
     """Unix time at which the running session began; None between sessions."""
     updated: float | None = None
     """Unix time of the last event."""
+    holding: dict[str, TrialRecord] = field(default_factory=dict)
+    """The trials that have checkpoints."""
     _best: TrialRecord | None = field(default=None, repr=False, compare=False)
     _best_is_stale: bool = field(default=True, repr=False, compare=False)
 
@@ -158,6 +160,7 @@ class SweepRecord:
             step, loss = _of(int, event["step"]), _number(event["val_loss"])
             saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
             trial.checkpoints.append(saved)
+            self.holding[trial.name] = trial
         elif kind == "trial_restarted":
             trial.restarts += 1
         elif kind == "outcome":

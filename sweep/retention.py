@@ -31,7 +31,7 @@ def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
 
     Called at every checkpoint and outcome, so only trials that hold checkpoints are looked at.
     """
-    holding = [trial for trial in record.trials.values() if trial.checkpoints]
+    holding = list(record.holding.values())
     ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
     best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
     for trial in holding:
@@ -40,6 +40,8 @@ def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
             if checkpoint.path not in keep:
                 _remove(folder, folder / checkpoint.path)
         trial.checkpoints = [c for c in trial.checkpoints if c.path in keep]
+        if not trial.checkpoints:
+            del record.holding[trial.name]
 
 
 def _remove(folder: Path, checkpoint: Path) -> None:

@@ -64,6 +64,17 @@ def history(suggestions: list[Suggestion]) -> list[Event]:
     return events
 
 
+@pytest.mark.fault
+def test_a_suggestion_that_had_not_begun_is_made_again() -> None:
+    """A driver is killed when t001 runs already, and t000 and t003 wait for their workers."""
+    config = sweep_config(start_points=[{"optim.lr": 5e-3, "model.d_model": 64}])
+    all_of_them = suggest(new_search(config), 5)
+    record = [*history(all_of_them[2:3]), *run_of("t001", {0: 9.0}, None)]
+    resumed = suggest(new_search(config, record), 4)
+    assert [s["name"] for s in resumed] == ["t001", "t000", "t003", "t004"]
+    assert resumed[1]["params"] == all_of_them[0]["params"]
+
+
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 def test_the_seed_decides_the_suggestions(algorithm: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
@@ -244,7 +255,8 @@ def test_no_name_is_given_twice() -> None:
 
 
 def test_numbers_beyond_999_stay_in_order() -> None:
-    search = new_search(sweep_config(), run_of("t999", {0: 5.0}, "finished"))
+    before = [run_of(f"t{n:03d}", {0: 5.0}, "finished") for n in range(1_000)]
+    search = new_search(sweep_config(), *before)
     assert search.suggest("a")["name"] == "t1000"
     search = new_search(sweep_config(), run_of("t1000", {0: 5.0}, "finished"))
     assert search.suggest("a")["name"] == "t1001"
