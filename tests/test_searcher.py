@@ -256,10 +256,9 @@ def test_no_name_is_given_twice() -> None:
 
 def test_numbers_beyond_999_stay_in_order() -> None:
     before = [run_of(f"t{n:03d}", {0: 5.0}, "finished") for n in range(1_000)]
-    search = new_search(sweep_config(), *before)
-    assert search.suggest("a")["name"] == "t1000"
-    search = new_search(sweep_config(), run_of("t1000", {0: 5.0}, "finished"))
-    assert search.suggest("a")["name"] == "t1001"
+    assert new_search(sweep_config(), *before).suggest("a")["name"] == "t1000"
+    before.append(run_of("t1000", {0: 5.0}, "finished"))
+    assert new_search(sweep_config(), *before).suggest("a")["name"] == "t1001"
 
 
 def lost_at_high_rates(outcome: str, *, resume: bool) -> int:
