@@ -5,7 +5,6 @@ is seeded for each. A resume rebuilds the study from the sweep's own record, so 
 store that could disagree, and nothing is unpickled.
 """
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,8 +52,8 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
         self._running: set[str] = set()
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
         # A driver may have been killed when a later trial had begun and an earlier one had not.
-        begun = {trial.number for trial in record.trials.values()}
-        self._new_numbers = (number for number in itertools.count() if number not in begun)
+        self._taken = {trial.number for trial in record.trials.values()}
+        self._next_number = 0
         space = {name: distribution(domain) for name, domain in config.space.items()}
         super().__init__(space=space, metric="val_loss", mode="min", sampler=RandomSampler())
         for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
@@ -71,7 +70,10 @@ class SweepSearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
         if self._resuming:
             name, fixed = self._resuming.pop(0).name, {}
         else:
-            number = next(self._new_numbers)
+            while self._next_number in self._taken:
+                self._next_number += 1
+            number = self._next_number
+            self._taken.add(number)
             points = self._config.start_points
             name, fixed = f"t{number:03d}", points[number] if number < len(points) else {}
         if fixed:
