@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.measure import Bar, Row, interleave, middle
+import torch
+
+from benchmarks.measure import Bar, Row, interleave, middle, precisions
 from benchmarks.samples import trial
 from trainable.paths import config_file
 from trainable.settings import read_yaml
@@ -22,7 +24,7 @@ def rows(short: bool) -> Iterator[Row]:
             {
                 "model.d_model": width,
                 "train.eval_tokens": train["eval_tokens"],
-                "train.precision": "bf16",
+                "train.precision": precisions(torch.device("cpu"))[-1],
                 "train.attention": "products",
                 "train.compile": "never",
             }

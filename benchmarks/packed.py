@@ -16,7 +16,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from benchmarks.measure import Row, interleave, ratio
+from benchmarks.measure import Row, interleave, precisions, ratio
 from trainable.allocator import keep_freed_memory
 from trainable.config import ModelConfig, OptimConfig, TrainConfig
 from trainable.device import autocast
@@ -40,7 +40,7 @@ def rows(short: bool) -> Iterator[Row]:
     same_training()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for width in (64,) if short else (64, 128, 256):
-        for precision in ("fp32", "bf16"):
+        for precision in precisions(device):
             yield from _speeds(width, precision, device, rounds=5 if short else 15)
 
 

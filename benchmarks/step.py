@@ -19,10 +19,10 @@ from benchmarks.measure import (
     Bar,
     Clock,
     Row,
-    fast_bf16,
     interleave,
     middle,
     peak_flops,
+    precisions,
     quartiles,
     ratio,
 )
@@ -37,6 +37,8 @@ PEER = "x HF Llama eager fp32"
 ALONE = "GFLOP/s; transformers is not installed: no peer"
 LAYERS, HEAD_DIM = 4, 32
 LEARNING_STEPS = 500
+
+Forms = dict[str, TrainConfig]
 
 
 @dataclass(frozen=True)
@@ -91,17 +93,21 @@ def rows(short: bool) -> Iterator[Row]:
     yield from losses(100 if short else LEARNING_STEPS)
 
 
-def forms(device: torch.device, compiled: bool) -> dict[str, TrainConfig]:
-    """Return our forms by name: on a GPU torch's own attention, on a CPU the fused passes."""
+def forms(device: torch.device, precisions: tuple[str, ...], compiled: bool = False) -> Forms:
+    """Return our forms by name: on a GPU torch's own attention, on a CPU the fused passes.
+
+    Compiled is the last of the precisions.
+    """
     attention = "sdpa" if device.type == "cuda" else "products"
     named = {
         f"{precision} eager": TrainConfig(
             precision=precision, attention=attention, compile="never", device=device.type
         )
-        for precision in ("fp32", "bf16")
+        for precision in precisions
     }
     if compiled:
-        named["bf16 compile"] = named["bf16 eager"].model_copy(update={"compile": "always"})
+        last = named[f"{precisions[-1]} eager"]
+        named[f"{precisions[-1]} compile"] = last.model_copy(update={"compile": "always"})
     return named
 
 
@@ -109,16 +115,16 @@ def speeds(case: Case, device: torch.device, rounds: int, compiled: bool) -> Ite
     """Yield a row for each of our forms."""
     draws = torch.Generator().manual_seed(0)
     x, y = torch.randint(0, case.vocab, (2, case.batch, case.context), generator=draws).to(device)
-    configs = forms(device, compiled)
+    configs = forms(device, precisions(device), compiled)
     sides = {name: _our_step(case, config, device, x, y) for name, config in configs.items()}
     if peer_installed():
         sides |= {kind: _peer_step(case, kind, device, x, y) for kind in ("sdpa", "eager")}
     taken = interleave(sides, rounds, _clock(device), warm_up=3)
     for name, config in configs.items():
         bar = Bar()
-        if name.startswith("fp32"):
+        if name == "fp32 eager":
             bar = Bar(at_least=1.0)
-        elif case.d_model >= 128:
+        elif name.startswith("bf16") and case.d_model >= 128:
             bar = Bar(at_least=2.2 if "compile" in name else 1.6)
         speed = case.flops / statistics.median(taken[name])
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -138,7 +144,7 @@ def speeds(case: Case, device: torch.device, rounds: int, compiled: bool) -> Ite
             bar=bar,
             peak=speed / peak_flops(dtype, device.type),
             note=note,
-            margin=0.35 if peer_installed() and (name.startswith("fp32") or fast_bf16()) else None,
+            margin=0.35 if peer_installed() else None,
         )
 
 
@@ -152,7 +158,7 @@ def losses(steps: int) -> Iterator[Row]:
     seeds = range(4)
     finals = {
         name: [_final_loss(model, config, steps, seed) for seed in seeds]
-        for name, config in forms(torch.device("cpu"), compiled=False).items()
+        for name, config in forms(torch.device("cpu"), ("fp32", "bf16")).items()
     }
     if peer_installed():
         finals["peer"] = [_final_loss(model, None, steps, seed) for seed in seeds]
@@ -177,7 +183,7 @@ def same_model(device: torch.device) -> None:
     ours = Transformer(case.model, case.vocab).to(device)
     draws = torch.Generator().manual_seed(0)
     x, y = torch.randint(0, case.vocab, (2, case.batch, case.context), generator=draws).to(device)
-    steps = {"ours": _our_step(case, forms(device, False)["fp32 eager"], device, x, y)}
+    steps = {"ours": _our_step(case, forms(device, ("fp32",))["fp32 eager"], device, x, y)}
     for kind in ("sdpa", "eager"):
         with torch.no_grad():
             torch.testing.assert_close(llama(ours, kind)(input_ids=x).logits, ours(x))

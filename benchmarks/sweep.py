@@ -22,6 +22,7 @@ SHORT = ("--num-samples", "6", "--trial.train.steps", "100", "--trial.train.eval
 
 def rows(short: bool) -> Iterator[Row]:
     """Yield the timeline's rows, and the ratio to the stock pieces."""
+    from sweep.folder import read_sweep
     from sweep.results import SweepRecord
 
     with tempfile.TemporaryDirectory(prefix="b") as scratch:
@@ -56,10 +57,11 @@ def rows(short: bool) -> Iterator[Row]:
         steps = sum(trial.step for trial in record.trials.values())
         best = record.best
         assert best is not None
+        precision = read_sweep(folder).config.trial.train.precision
         figure = record.seconds / theirs["seconds"]
         yield Row(
             "sweep",
-            f"{len(record.trials)} trials",
+            f"{len(record.trials)} trials, {precision}",
             figure,
             figure,
             figure,

@@ -416,7 +416,9 @@ def _flip(path):
 
 def _newer(folder):
     path = folder / "manifest.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    text = path.read_text()
+    path.write_text(text.replace('"format": 2', '"format": 3'))
+    assert path.read_text() != text
 
 
 def _harm(folder):

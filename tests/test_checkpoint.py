@@ -1,7 +1,6 @@
 """Checkpoints: what is saved comes back, and what is damaged is refused with nothing touched."""
 
 import copy
-import hashlib
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 from torch import nn
 
 from trainable.checkpoint import load_checkpoint, save_checkpoint
@@ -451,12 +451,12 @@ def forge(folder: Path, state: bytes, **facts: Any) -> None:
     """Commit `state` in a checkpoint folder with a manifest that vouches for it."""
     manifest = read_manifest(folder).model_copy(
         update={
-            "state_sha256": hashlib.sha256(state).hexdigest(),
+            "state_blake3": blake3(state).hexdigest(),
             "state_bytes": len(state),
             **facts,
         }
     )
-    manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
+    manifest = manifest.model_copy(update={"manifest_blake3": manifest.digest()})
     (folder / manifest.state_file).write_bytes(state)
     (folder / MANIFEST_FILE).write_text(manifest.text())
 
@@ -496,7 +496,7 @@ def test_tensors_around_the_size_of_a_chunk_come_back(tmp_path: Path, sizes: Any
     whole = {"model": state, "optimizer": {}, "iteration": 7}
     manifest = Snapshot(whole, FACTS).save(tmp_path / "trial")
     (file,) = (tmp_path / "trial").glob("state-*.pt")
-    assert hashlib.sha256(file.read_bytes()).hexdigest() == manifest.state_sha256
+    assert blake3(file.read_bytes()).hexdigest() == manifest.state_blake3
     assert_same(torch.load(file, weights_only=True), whole)
     content = read_verified(tmp_path / "trial")[1]
     assert content == file.read_bytes()
@@ -616,10 +616,11 @@ SPOILT: dict[str, Callable[[Path], Any]] = {
     "empty manifest": lambda folder: (folder / MANIFEST_FILE).write_bytes(b""),
     "manifest not UTF-8": lambda folder: (folder / MANIFEST_FILE).write_bytes(b"\xff\xfe"),
     "manifest of another kind": lambda folder: (folder / MANIFEST_FILE).write_text("[1, 2]"),
-    "newer format": edit_manifest(format=2),
+    "newer format": edit_manifest(format=3),
+    "older format": edit_manifest(format=1),
     "unknown fact": edit_manifest(colour="green"),
     "another iteration": edit_manifest(iteration=8),
-    "digest left out": edit_manifest(manifest_sha256=""),
+    "digest left out": edit_manifest(manifest_blake3=""),
     "another spelling of a number": lambda folder: respell(folder, "1.25", "1.250"),
     "another spelling of white space": lambda folder: respell(folder, "\n  ", "\n "),
     "no state": remove_state,
@@ -640,9 +641,10 @@ def test_spoilt_folder_is_refused(folder: Path, fault: str) -> None:
     assert_refused(lambda: load_weights(folder, target[0]), target, "trial")
 
 
-def test_newer_format_is_told(folder: Path) -> None:
-    edit_manifest(format=2)(folder)
-    with pytest.raises(CheckpointError, match="of a newer format"):
+@pytest.mark.parametrize("number", [1, 3])
+def test_another_format_is_told(folder: Path, number: int) -> None:
+    edit_manifest(format=number)(folder)
+    with pytest.raises(CheckpointError, match="of another format"):
         read_manifest(folder)
 
 
@@ -664,7 +666,7 @@ def test_manifest_facts_are_checked_when_saved(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong))):
             save_trial_checkpoint(tmp_path / "trial", *transformer(), {**FACTS, **wrong})
     assert not (tmp_path / "trial" / MANIFEST_FILE).exists()
-    assert "manifest_sha256" in Manifest.model_fields
+    assert "manifest_blake3" in Manifest.model_fields
 
 
 KILLED_SAVER = """

@@ -1,16 +1,17 @@
-"""Files written and read while a second thread takes their SHA-256.
+"""Files written and read while a second thread takes their digest.
 
-Hashing costs about as much as writing to a fast disk; both wait for no Python, so they run side by
-side. Large reads go to memory of large pages, where the system offers them: most of the time of
-filling fresh memory is spent on its 4-KiB pages.
+The digest is BLAKE3, at least twice as fast as SHA-256. Neither it nor the disk waits for Python:
+they run side by side. Large reads go to memory of large pages, where the system offers them: most
+of the time of filling fresh memory is spent on its 4-KiB pages.
 """
 
-import hashlib
 import io
 import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING
+
+from blake3 import blake3
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -28,8 +29,8 @@ class DigestingWriter(io.RawIOBase):
     def __init__(self, file: IO[bytes]) -> None:
         self.size = 0
         self._file = file
-        self._second = ThreadPoolExecutor(1, thread_name_prefix="sha256")
-        self._sha256 = hashlib.sha256()
+        self._second = ThreadPoolExecutor(1, thread_name_prefix="digest")
+        self._digest = blake3()
         self._gathered = memoryview(bytearray(CHUNK_BYTES))
         self._filled = 0
         self._error: OSError | None = None
@@ -56,7 +57,7 @@ class DigestingWriter(io.RawIOBase):
         return len(view)
 
     def hexdigest(self) -> str:
-        """Return the SHA-256 of all that was written.
+        """Return the digest of all that was written.
 
         Raises:
             OSError: it could not be written.
@@ -64,7 +65,7 @@ class DigestingWriter(io.RawIOBase):
         self._pass_on_gathered()
         if self._error is not None:
             raise self._error
-        return self._sha256.hexdigest()
+        return self._digest.hexdigest()
 
     def start_sync(self) -> "Future[None]":
         """Begin to wait for the disk, in the second thread."""
@@ -76,7 +77,7 @@ class DigestingWriter(io.RawIOBase):
         self._filled = 0
 
     def _pass_on(self, view: memoryview) -> None:
-        hashed = self._second.submit(self._sha256.update, view)
+        hashed = self._second.submit(self._digest.update, view)
         try:
             if self._error is None:
                 self._file.write(view)
@@ -86,7 +87,7 @@ class DigestingWriter(io.RawIOBase):
 
 
 def read_digested(file: IO[bytes], size: int) -> tuple[memoryview, str]:
-    """Read `size` bytes; return them and the SHA-256 of those very bytes.
+    """Read `size` bytes; return them and the digest of those very bytes.
 
     A file that is shorter leaves zeros at the end, which the digest then tells.
     """
@@ -95,18 +96,18 @@ def read_digested(file: IO[bytes], size: int) -> tuple[memoryview, str]:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     content = memoryview(memory)[:size]
-    sha256 = hashlib.sha256()
-    with ThreadPoolExecutor(1, thread_name_prefix="sha256") as second:
-        hashed: Future[None] | None = None
+    digest = blake3()
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as second:
+        hashed: Future[blake3] | None = None
         for start in range(0, size, CHUNK_BYTES):
             chunk = content[start : start + CHUNK_BYTES]
             _fill(file, chunk)
             if hashed is not None:
                 hashed.result()
-            hashed = second.submit(sha256.update, chunk)
+            hashed = second.submit(digest.update, chunk)
         if hashed is not None:
             hashed.result()
-    return content, sha256.hexdigest()
+    return content, digest.hexdigest()
 
 
 def _fill(file: IO[bytes], chunk: memoryview) -> None:

@@ -5,15 +5,16 @@ the folder goes unnoticed. Nothing is loaded before everything fits.
 """
 
 import copy
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import torch
+from blake3 import blake3
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.serialization import config as serialization
 
 from trainable.checkpoint import (
     read_state,
@@ -32,7 +33,7 @@ MANIFEST_FILE = "manifest.json"
 class Manifest(Section):
     """Facts about a trial's checkpoint. Replacing this file is what commits a save."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     """Version of this layout."""
     iteration: int = Field(ge=0)
     """Finished optimizer steps."""
@@ -50,22 +51,22 @@ class Manifest(Section):
     """CPU threads in use: other counts give other low-order bits."""
     torch_version: str
     """The torch that wrote it."""
-    state_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Digest of the state file, which is named after it."""
+    state_blake3: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """BLAKE3 of the state file, which is named after it."""
     state_bytes: int = Field(ge=1)
     """Size of the state file."""
-    manifest_sha256: str = ""
-    """Digest of the fields above."""
+    manifest_blake3: str = ""
+    """BLAKE3 of the fields above."""
 
     @property
     def state_file(self) -> str:
         """Name of the state file beside the manifest."""
-        return f"state-{self.state_sha256[:16]}.pt"
+        return f"state-{self.state_blake3[:16]}.pt"
 
     def digest(self) -> str:
-        """Return what manifest_sha256 must be."""
-        text = self.model_dump_json(exclude={"manifest_sha256"})
-        return hashlib.sha256(text.encode()).hexdigest()
+        """Return what manifest_blake3 must be."""
+        text = self.model_dump_json(exclude={"manifest_blake3"})
+        return blake3(text.encode()).hexdigest()
 
     def text(self) -> str:
         """Return the one spelling that read_manifest accepts."""
@@ -109,15 +110,18 @@ class Snapshot:
             temporary_beside(folder / MANIFEST_FILE) as (manifest_file, manifest_temporary),
             DigestingWriter(file) as writer,
         ):
-            torch.save(self.state, cast(IO[bytes], writer))
+            # The digest vouches for every byte: the archive's own checksums would add nothing.
+            # (torch puts `patch` into its config when that is imported.)
+            with serialization.patch("save.compute_crc32", False):  # type: ignore[attr-defined]
+                torch.save(self.state, cast(IO[bytes], writer))
             manifest = Manifest(
                 **self.facts,
                 threads=torch.get_num_threads(),
                 torch_version=str(torch.__version__),
-                state_sha256=writer.hexdigest(),
+                state_blake3=writer.hexdigest(),
                 state_bytes=writer.size,
             )
-            manifest = manifest.model_copy(update={"manifest_sha256": manifest.digest()})
+            manifest = manifest.model_copy(update={"manifest_blake3": manifest.digest()})
             manifest_file.write(manifest.text().encode())
             manifest_file.flush()
             # Side by side: a file system writes its journal once for both.
@@ -159,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a checkpoint folder's manifest, without verifying the files.
 
     Raises:
-        CheckpointError: it is missing, damaged or of a newer format.
+        CheckpointError: it is missing, damaged or of another format.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -173,10 +177,10 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(text)
     except ValueError as error:
         raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST_FILE} is damaged or of a newer format "
-            f"({first_line(error)}); use another checkpoint, or a newer version"
+            f"checkpoint {folder}: {MANIFEST_FILE} is damaged or of another format "
+            f"({first_line(error)}); use another checkpoint, or the version that wrote it"
         ) from error
-    if manifest.manifest_sha256 != manifest.digest() or manifest.text() != text:
+    if manifest.manifest_blake3 != manifest.digest() or manifest.text() != text:
         raise CheckpointError(
             f"checkpoint {folder}: {MANIFEST_FILE} was changed after it was written; "
             "it is damaged: use another checkpoint"
@@ -231,12 +235,12 @@ def read_verified(folder: Path) -> tuple[Manifest, memoryview]:
                 f"vouches for {manifest.state_bytes}: it is damaged; use another checkpoint"
             )
         with path.open("rb", buffering=0) as file:
-            state, sha256 = read_digested(file, manifest.state_bytes)
+            state, digest = read_digested(file, manifest.state_bytes)
     except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder}: {path.name}: {error.strerror}; use another checkpoint"
         ) from error
-    if sha256 != manifest.state_sha256:
+    if digest != manifest.state_blake3:
         raise CheckpointError(
             f"checkpoint {folder}: {path.name} does not have the digest that its manifest "
             "vouches for: it is damaged; use another checkpoint"
