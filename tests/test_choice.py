@@ -137,6 +137,29 @@ def test_the_probe_itself_is_short_and_leaves_numbers_alone(
     assert resolved.train.precision in ("fp32", "bf16")
 
 
+def test_a_hopeless_choice_is_not_tried_at_full_size(
+    tiny_config: MakeConfig, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, list[int]] = {"fp32": [], "bf16": []}
+
+    class Passes:
+        def __init__(self, model: Any, config: TrainConfig, device: torch.device) -> None:
+            self.precision = config.precision
+
+        def backward(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+            rows[self.precision].append(len(x))
+            ended = time.thread_time() + len(x) * (2e-3 if self.precision == "bf16" else 1e-4)
+            while time.thread_time() < ended:
+                pass
+            return torch.zeros(())
+
+    monkeypatch.setattr(choice, "build_passes", Passes)
+    config = tiny_config({**AUTO, "train.batch_size": 64})
+    assert resolve(config, dataset).train.precision == "fp32"
+    assert max(rows["fp32"]) == 64
+    assert max(rows["bf16"]) == 8, "128 tokens"
+
+
 def test_a_resume_takes_what_was_chosen(tiny_config: MakeConfig) -> None:
     before = TrainConfig(precision="bf16", attention="sdpa", compile="never")
     free = as_chosen(tiny_config(AUTO), before).train

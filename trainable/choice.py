@@ -29,6 +29,10 @@ PROBE_TOKENS = 1_024
 PROBE_ROUNDS = 3
 PROBE_SECONDS = 1.5
 """No further round begins after so long."""
+HOPELESS_TOKENS = 128
+HOPELESS = 4.0
+"""Choices so many times slower than the fastest on so few tokens are not tried further: where bf16
+is emulated, it takes ten times as long."""
 CLEARLY = 1.1
 """How much faster another choice must be than the plainer one: a probe's noise must not decide."""
 PRODUCTS_BYTES = 2 * 2**30
@@ -148,19 +152,26 @@ def _measured(
 
     clock = probe_clock(device, config.train.threads)
 
-    def seconds(choice: _Choice) -> float:
+    def seconds(choice: _Choice, size: int) -> float:
+        """Return the seconds a row, from a pass over `size` rows."""
         started = clock()
-        passes[choice].backward(x, y, 1.0).item()  # waits for the device
-        return clock() - started
+        passes[choice].backward(x[:size], y[:size], 1.0).item()  # waits for the device
+        return (clock() - started) / size
 
     began = time.perf_counter()
-    taken = {choice: seconds(choice) for choice in choices}  # pays for what the first time costs
-    for _ in range(PROBE_ROUNDS):
+    few = min(rows, max(1, HOPELESS_TOKENS // length))
+    taken = {choice: seconds(choice, few) for choice in choices}
+    limit = HOPELESS * min(taken.values())
+    # Seconds at the first time may be for what is done but once.
+    hopeful = [c for c in choices if taken[c] <= limit or seconds(c, few) <= limit]
+    for number in range(1 + PROBE_ROUNDS):
         if time.perf_counter() - began > PROBE_SECONDS:
             break
-        taken = {choice: min(taken[choice], seconds(choice)) for choice in choices}
-    whole = config.tokens_per_step * flops_per_token(config.model, dataset.vocab_size)
-    probed = rows * length * flops_per_token(block, dataset.vocab_size)
+        for choice in hopeful:
+            found = seconds(choice, rows)
+            taken[choice] = min(taken[choice], found) if number else found
+    whole = config.train.batch_size * flops_per_token(config.model, dataset.vocab_size)
+    probed = flops_per_token(block, dataset.vocab_size)
     return {choice: least * whole / probed for choice, least in taken.items()}
 
 

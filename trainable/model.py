@@ -122,7 +122,9 @@ class Transformer(nn.Module):
         self.config = config
         self.vocab_size = vocab_size
         with torch.device("meta"):  # weights are drawn once, below
-            self.embedding = nn.Embedding(vocab_size, config.d_model)
+            # nn.Embedding would draw weights here; on "meta" torch imports its compiler for that.
+            rows = torch.empty(vocab_size, config.d_model)
+            self.embedding = nn.Embedding.from_pretrained(rows, freeze=False)  # type: ignore[no-untyped-call]
             self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
             self.norm = RMSNorm(config.d_model, config.norm_eps)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
