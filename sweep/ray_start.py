@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from sweep.errors import SweepError
 from sweep.placement import Machine
@@ -104,7 +105,12 @@ def ray_starting(
 def _start(machine: Machine, scratch: str) -> None:
     import ray
     from ray._private import worker as ray_worker
+    from ray._private.node import Node
 
+    # A sweep has no use for Ray's autoscaler, log reader and dashboard: three Pythons that would
+    # start before anything else can. Ray offers no settings for them.
+    for method in ("start_monitor", "start_log_monitor", "start_api_server"):
+        setattr(Node, method, _no_helper)
     # Messages of Ray's own, twenty lines of a dead raylet's log, would bury the one that is told.
     ray_worker.print_to_stdstream = lambda *_, **__: None
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
@@ -125,6 +131,11 @@ def _start(machine: Machine, scratch: str) -> None:
             )
     except Exception as error:  # whatever it was, nothing has begun
         raise not_started(error) from error
+
+
+def _no_helper(node: Any, **_: Any) -> None:
+    """Stand in for the methods of Ray's node that start a helper."""
+    node._webui_url = None  # what is told where no dashboard was started
 
 
 def not_started(error: Exception) -> SweepError:
