@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import RunPython
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -287,17 +286,6 @@ def test_building_a_model_leaves_global_randomness_alone() -> None:
     before = torch.get_rng_state()
     Transformer(SMALL, VOCAB)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_building_a_model_does_not_import_torch_s_compiler(run_python: RunPython) -> None:
-    done = run_python(
-        "-c",
-        "import sys\n"
-        "from trainable.model import ModelConfig, Transformer\n"
-        "Transformer(ModelConfig(), 257)\n"
-        "assert 'torch._dynamo' not in sys.modules, 'a second of every start'",
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_tied_weights_are_one_tensor() -> None:

@@ -176,3 +176,28 @@ def test_set_rate_reaches_every_group() -> None:
     optimizer = build_optimizer(Transformer(SMALL, 50), optim())
     set_learning_rate(optimizer, 0.125)
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_updates_are_those_of_torch_s_own_adamw() -> None:
+    config = optim(lr=1e-2, weight_decay=0.3)
+    ours, theirs = Transformer(SMALL, 50), Transformer(SMALL, 50)
+    optimizer = build_optimizer(ours, config)
+    groups = [{**group, "params": []} for group in optimizer.param_groups]
+    for parameter in theirs.parameters():
+        groups[parameter.ndim < 2]["params"].append(parameter)
+    reference = torch.optim.AdamW(groups)
+    draws = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=draws)
+            b.grad = a.grad.clone()
+        optimizer.step()
+        reference.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert all(parameter.grad is None for parameter in ours.parameters())
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    again = build_optimizer(Transformer(SMALL, 50), config)
+    again.load_state_dict(optimizer.state_dict())
+    for saved, loaded in zip(optimizer.state.values(), again.state.values(), strict=True):
+        assert all(torch.equal(saved[key], loaded[key]) for key in saved)

@@ -1,5 +1,6 @@
 """AdamW on matrices and norms, and the learning rate as a pure function of the step."""
 
+import inspect
 import math
 
 import torch
@@ -8,10 +9,23 @@ from torch import nn
 from trainable.config import OptimConfig
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+class AdamW(torch.optim.AdamW):
+    """torch's own AdamW, taken out of the wrappers that tell torch's compiler to leave it alone.
+
+    They import that compiler, two seconds of a processor in each process; a step is never compiled.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Return AdamW (Loshchilov and Hutter 2019) that decays matrices only, not gains."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
+    return AdamW(
         [
             {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -107,17 +106,13 @@ class Trainer:
         self.precision = resolve_precision(config.train, self.device)
         self.model = Transformer(config.model, self.dataset.vocab_size, config.train.seed)
         self.model.to(self.device)
+        self.optimizer = build_optimizer(self.model, config.optim)
         self.iteration = 0
         self.seconds = 0.0
         self.val_loss: float | None = None
         self._passes = build_passes(self.model, config.train, self.device)
         self._overfit_one_batch = overfit_one_batch
         self._stopping = threading.Event()
-
-    @cached_property
-    def optimizer(self) -> torch.optim.AdamW:
-        """AdamW, built when it is first used: torch then imports its compiler, for a second."""
-        return build_optimizer(self.model, self.config.optim)
 
     def run(self) -> Iterator[Evaluation]:
         """Train to the end, yielding at step 0, every eval_interval steps and at the last step.
