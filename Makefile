@@ -21,7 +21,7 @@ test: $(VENV)/.installed
 # The tests of RELIABILITY.md: mostly waiting, so more of them at once than there are cores.
 faults: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --maxschedchunk 1 \
-		$(PYTEST_ARGS)
+		$(PYTEST_ARGS) $$(grep -l 'mark\.fault' tests/test_*.py)
 
 benchmark: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \

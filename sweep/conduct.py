@@ -27,7 +27,7 @@ from sweep.folder import (
 )
 from sweep.interruption import Interrupted, Interruption
 from sweep.mlflow_runs import MlflowRuns
-from sweep.placement import Machine, concurrency, local_machine
+from sweep.placement import Machine, concurrency, local_machine, needed
 from sweep.plan import Plan, make_plan, settled
 from sweep.progress import Progress
 from sweep.ray_start import ray_starting
@@ -148,7 +148,8 @@ def _conduct(
 
         try:
             # The probes run, and MLflow opens its store, while Ray starts.
-            with interruption, ray_starting(machine, concurrent, ray_died) as wait_for_ray:
+            trials_take = needed(config, machine, concurrent)
+            with interruption, ray_starting(trials_take, concurrent, ray_died) as wait_for_ray:
                 config = settled(config, dataset)
                 sweep = sweep.model_copy(update={"config": config})
                 write_sweep(folder, sweep)

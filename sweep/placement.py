@@ -1,5 +1,6 @@
 """What a trial runs on: resources per trial, and refusing what the machine does not have."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ def local_machine(config: SweepConfig) -> Machine:
 
         gpus = torch.cuda.device_count()
     return Machine(cpus, gpus)
+
+
+def needed(config: SweepConfig, machine: Machine, concurrent: int) -> Machine:
+    """Return what so many trials take: Ray starts a process for each CPU that it is given."""
+    return Machine(math.ceil(concurrent * config.cpus_per_trial), machine.gpus)
 
 
 def concurrency(config: SweepConfig, machine: Machine) -> int:

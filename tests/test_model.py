@@ -29,6 +29,14 @@ def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, VOCAB, (batch, length), generator=rng(seed))
 
 
+def drawn(layer: torch.nn.Module) -> torch.nn.Module:
+    """Return a layer in float64 with weights, which it does not draw by itself."""
+    with torch.no_grad():
+        for weight in layer.double().parameters():
+            weight.copy_(normal(*weight.shape, seed=len(weight)) / weight.shape[-1] ** 0.5)
+    return layer
+
+
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, eps: float) -> torch.Tensor:
     return x / torch.sqrt((x**2).mean(dim=-1, keepdim=True) + eps) * gain
 
@@ -172,14 +180,14 @@ def test_rope_scores_depend_on_the_distance_alone() -> None:
 
 
 def test_swiglu_is_its_formula() -> None:
-    layer = SwiGLU(12, 20).double()
+    layer = drawn(SwiGLU(12, 20))
     x = normal(3, 4, 12)
     expected = swiglu(x, layer.w13.weight, layer.w2.weight)
     torch.testing.assert_close(layer(x), expected)
 
 
 def test_attention_is_its_formula() -> None:
-    layer = Attention(SMALL).double()
+    layer = drawn(Attention(SMALL))
     x = normal(2, 16, 32)
     rope = Rope(16, 16, SMALL.rope_theta).double()
     expected = attention(x, layer.qkv.weight, layer.out.weight, SMALL)

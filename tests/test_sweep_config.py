@@ -12,7 +12,7 @@ from sweep_samples import SPACE, TRIAL, refusal, sweep_config
 from sweep.config import SweepConfig
 from sweep.errors import SweepError
 from sweep.folder import find_sweep
-from sweep.placement import Machine, concurrency, local_machine
+from sweep.placement import Machine, concurrency, local_machine, needed
 from sweep.run import main
 from trainable.errors import ConfigError
 from trainable.paths import PACKAGE_PARENT, config_file
@@ -380,3 +380,11 @@ def test_a_refused_setting_is_one_line_and_exit_2(run_python: RunPython, tmp_pat
     assert gone.returncode == 2
     assert gone.stderr.startswith("error: sweep 'nowhere'")
     assert gone.stderr.count("\n") == 1
+
+
+def test_ray_is_given_what_the_trials_take() -> None:
+    """It would start an idle process for each further CPU."""
+    machine = Machine(64, 2)
+    assert needed(sweep_config(), machine, 4) == Machine(4, 2)
+    assert needed(sweep_config(cpus_per_trial=0.5), machine, 3) == Machine(2, 2)
+    assert needed(sweep_config(cpus_per_trial=16), machine, 4) == machine

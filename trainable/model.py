@@ -12,6 +12,23 @@ from torch.nn import functional
 from trainable.config import ModelConfig
 
 
+class Linear(nn.Linear):
+    """A matrix without a bias, whose weights Transformer draws: once, and from its own seed."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw nothing. (Building on torch's meta device would, too, but imports its compiler.)"""
+
+
+class Embedding(nn.Embedding):
+    """A table of rows by token id; its weights, too, Transformer draws."""
+
+    def reset_parameters(self) -> None:
+        """Draw nothing."""
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square normalization with a gain (Zhang and Sennrich 2019), computed in fp32."""
 
@@ -59,8 +76,8 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=False)
+        self.qkv = Linear(config.d_model, 3 * config.d_model)
+        self.out = Linear(config.d_model, config.d_model)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
         """Mix x (B, T, D) over the positions up to each one's own."""
@@ -81,8 +98,8 @@ class SwiGLU(nn.Module):
 
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.w13 = nn.Linear(width, 2 * inner, bias=False)
-        self.w2 = nn.Linear(inner, width, bias=False)
+        self.w13 = Linear(width, 2 * inner)
+        self.w2 = Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform x (..., D)."""
@@ -121,14 +138,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        with torch.device("meta"):  # weights are drawn once, below
-            # nn.Embedding would draw weights here; on "meta" torch imports its compiler for that.
-            rows = torch.empty(vocab_size, config.d_model)
-            self.embedding = nn.Embedding.from_pretrained(rows, freeze=False)  # type: ignore[no-untyped-call]
-            self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
-            self.norm = RMSNorm(config.d_model, config.norm_eps)
-            self.head = nn.Linear(config.d_model, vocab_size, bias=False)
-        self.to_empty(device="cpu")
+        self.embedding = Embedding(vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.head = Linear(config.d_model, vocab_size)
         self.rope = Rope(config.head_dim, config.context_length, config.rope_theta)
         if config.tie_embeddings:
             self.head.weight = self.embedding.weight
