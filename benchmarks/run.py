@@ -53,12 +53,13 @@ def main() -> int:
     for row in all_rows(arguments.only.split(","), arguments.short):
         rows.append(row)
         console.print(line(row), highlight=False, markup=False, soft_wrap=True)
+        # After each row: an hour's figures must not be lost with the last of them.
+        if arguments.json:
+            described = {"machine": machine(), "rows": [row.as_json() for row in rows]}
+            arguments.json.write_text(json.dumps(described, indent=1) + "\n")
+        if arguments.markdown:
+            arguments.markdown.write_text(markdown(rows))
     console.print(table(rows))
-    if arguments.json:
-        described = {"machine": machine(), "rows": [row.as_json() for row in rows]}
-        arguments.json.write_text(json.dumps(described, indent=1) + "\n")
-    if arguments.markdown:
-        arguments.markdown.write_text(markdown(rows))
     if arguments.save_baseline:
         save_baseline(rows)
     worse = behind(rows, json.loads(BASELINE.read_text())) if arguments.check else []

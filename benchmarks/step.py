@@ -83,10 +83,13 @@ def rows(short: bool) -> Iterator[Row]:
     """Yield the speed of each shape, then the losses."""
     keep_freed_memory()
     torch.set_num_threads(1)
+    cpu = torch.device("cpu")
     if peer_installed():
-        same_model(torch.device("cpu"))
+        same_model(cpu)
     for case in CPU_SHORT if short else CPU:
-        yield from speeds(case, torch.device("cpu"), rounds=5 if short else 11, compiled=not short)
+        # What is compiled gains where products are in bf16; else two shapes show how little.
+        compiled = not short and ("bf16" in precisions(cpu) or case in CPU_SHORT)
+        yield from speeds(case, cpu, rounds=5 if short else 11, compiled=compiled)
     if torch.cuda.is_available():
         for case in GPU[:1] if short else GPU:
             yield from speeds(case, torch.device("cuda"), rounds=11, compiled=not short)
@@ -156,9 +159,10 @@ def losses(steps: int) -> Iterator[Row]:
     """
     model = ModelConfig(d_model=64, n_layers=2, head_dim=HEAD_DIM, context_length=64)
     seeds = range(4)
+    cpu = torch.device("cpu")
     finals = {
         name: [_final_loss(model, config, steps, seed) for seed in seeds]
-        for name, config in forms(torch.device("cpu"), ("fp32", "bf16")).items()
+        for name, config in forms(cpu, precisions(cpu)).items()
     }
     if peer_installed():
         finals["peer"] = [_final_loss(model, None, steps, seed) for seed in seeds]
