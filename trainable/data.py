@@ -32,7 +32,7 @@ class TokenDataset:
     @property
     def digest(self) -> str:
         """Fingerprint of both files' contents: 16 hexadecimal digits."""
-        return f"{self.train.sha256[:8]}{self.val.sha256[:8]}"
+        return f"{self.train.blake3[:8]}{self.val.blake3[:8]}"
 
     @property
     def tokenizer_file(self) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
 from trainable.errors import DataError
@@ -26,7 +27,7 @@ class TokenFile:
     path: Path
     tokens: NDArray[Any]
     """1-D uint16 or uint32, memory-mapped, read-only."""
-    sha256: str
+    blake3: str
     """Digest of the token bytes, header excluded."""
     size: int
     """Bytes of the file when it was checked."""
@@ -133,17 +134,17 @@ def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int, vocab_size: 
             "ids; the file belongs to another tokenizer, or its type is not "
             f"{dtype.name}"
         )
-    return TokenFile(path, tokens, seen["sha256"], seen["size"])
+    return TokenFile(path, tokens, seen["blake3"], seen["size"])
 
 
 def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
-    digest = hashlib.sha256()
+    digest = blake3()
     largest = 0
     before = path.stat()
     step = CHUNK_BYTES // tokens.dtype.itemsize
     for start in range(0, len(tokens), step):
         chunk = tokens[start : start + step]
-        digest.update(chunk.data)
+        digest.update(chunk.view(np.uint8).data)
         largest = max(largest, int(chunk.max()))
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
@@ -152,7 +153,7 @@ def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
         "dtype": tokens.dtype.name,
         "size": before.st_size,
         "mtime_ns": before.st_mtime_ns,
-        "sha256": digest.hexdigest(),
+        "blake3": digest.hexdigest(),
         "largest_id": largest,
     }
     try:
@@ -172,7 +173,7 @@ def _checked_before(path: Path, dtype: str) -> dict[str, Any] | None:
             status.st_size,
             status.st_mtime_ns,
         )
-        valid = isinstance(record["largest_id"], int) and isinstance(record["sha256"], str)
+        valid = isinstance(record["largest_id"], int) and isinstance(record["blake3"], str)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if same and valid else None
