@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.measure import Bar, Row, interleave, middle, ratio
+from benchmarks.measure import MIB, Bar, Row, interleave, middle, ratio, resident
 from benchmarks.samples import trial
 from trainable.data import batch_rng, get_batch
 from trainable.tokenfile import open_raw
-
-MIB = 2**20
 
 
 def rows(short: bool) -> Iterator[Row]:
@@ -101,10 +99,10 @@ def _memory(folder: Path, batches: int) -> Iterator[Row]:
             get_batch(tokens, 64, 256, "cpu", rng=batch_rng(0, step))
 
     draw(range(50))
-    before, mapped = _resident("RssAnon"), _resident("RssFile")
+    before, mapped = resident("RssAnon"), resident("RssFile")
     draw(range(50, 50 + batches))
-    grown = (_resident("RssAnon") - before) / MIB
-    cached = (_resident("RssFile") - mapped) / MIB
+    grown = (resident("RssAnon") - before) / MIB
+    cached = (resident("RssFile") - mapped) / MIB
     yield Row(
         "batches",
         "memory, sparse 100 GB file",
@@ -169,11 +167,3 @@ def _often(side: Callable[[], object], times: int) -> Callable[[], None]:
             side()
 
     return repeat
-
-
-def _resident(kind: str) -> int:
-    """Return bytes of this process's memory: RssAnon or RssFile."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{kind}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(kind)

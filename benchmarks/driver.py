@@ -5,13 +5,12 @@ callbacks; for the sweep's own search it is Tune with Ray's OptunaSearch. Ours k
 """
 
 import os
-import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Bar, Row, interleave, ratio
+from benchmarks.measure import MIB, Bar, Row, forget_peak, interleave, ratio, resident
 
 CONCURRENT = 2
 SPACE = [1e-5, 1.0]
@@ -24,7 +23,7 @@ def rows(short: bool) -> Iterator[Row]:
 
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-    counts = {100: 3} if short else {250: 3, 1_000: 1, 10_000: 1}
+    counts = {100: 3} if short else {250: 3, 1_000: 3, 10_000: 1}
     os.umask(0o077)
     with ray_starting(Machine(CONCURRENT, 0), CONCURRENT, lambda: 1) as wait_for_ray:
         wait_for_ray()
@@ -32,9 +31,16 @@ def rows(short: bool) -> Iterator[Row]:
             for trials, rounds in counts.items():
                 if trials > 1_000 and algorithm == "tpe":
                     continue  # both sides would spend the time in Optuna
-                taken = interleave(sides(algorithm, trials), rounds, warm_up=int(rounds > 1))
+                grown: list[float] = []
+                taken = interleave(
+                    {
+                        "ours": lambda a=algorithm, n=trials, g=grown: g.append(ours(a, n)),
+                        "bare": lambda a=algorithm, n=trials: bare(a, n),
+                    },
+                    rounds,
+                    warm_up=int(rounds > 1),
+                )
                 each = {side: 1000 * min(seconds) / trials for side, seconds in taken.items()}
-                memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
                 yield Row(
                     "driver",
                     f"{trials:,} trials, {algorithm}",
@@ -43,17 +49,12 @@ def rows(short: bool) -> Iterator[Row]:
                     bar=Bar(at_most=1.15),
                     margin=0.5,
                     note=f"{each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
-                    f"driver at most {memory:,.0f} MiB",
+                    f"the driver grew by {max(grown):,.0f} MiB",
                 )
 
 
-def sides(algorithm: str, trials: int) -> dict[str, Callable[[], None]]:
-    """Return both sides' runs of so many trials."""
-    return {"ours": lambda: ours(algorithm, trials), "bare": lambda: bare(algorithm, trials)}
-
-
-def ours(algorithm: str, trials: int) -> None:
-    """Run a session of a sweep whose trials do nothing."""
+def ours(algorithm: str, trials: int) -> float:
+    """Run a session of a sweep whose trials do nothing; return by how many MiB it grew at most."""
     import sweep.session
     from benchmarks.trivial import TrivialTrial
     from sweep.config import SweepConfig
@@ -76,6 +77,8 @@ def ours(algorithm: str, trials: int) -> None:
         },
     }
     config = validate(SweepConfig, values, "benchmark")
+    forget_peak()
+    before = resident("VmRSS")
     with tempfile.TemporaryDirectory() as folder:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)
@@ -83,6 +86,7 @@ def ours(algorithm: str, trials: int) -> None:
         sweep.session.run_trials(config, Path(folder), record, log, CONCURRENT, Interruption())
         log.close()
     assert record.counts() == {"finished": trials}
+    return (resident("VmHWM") - before) / MIB
 
 
 def bare(algorithm: str, trials: int) -> None:

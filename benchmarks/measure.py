@@ -1,6 +1,7 @@
 """How things are compared: both sides in turn, and the ratio of the medians with its quartiles."""
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 Clock = Callable[[], float]
+MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -151,3 +153,22 @@ def peak_flops(dtype: torch.dtype = torch.float32, device: str = "cpu") -> float
                 torch.cuda.synchronize()
             best = max(best, 4 * 2 * size**3 / (clock() - started))
     return best
+
+
+def resident(kind: str) -> float:
+    """Return bytes of this process's memory: RssAnon, RssFile, VmRSS or its peak, VmHWM.
+
+    NaN where the system does not tell.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith(f"{kind}:"):
+            return int(line.split()[1]) * 1024
+    return math.nan
+
+
+def forget_peak() -> None:
+    """Let VmHWM start again from what is resident now, where there is one."""
+    clear = Path("/proc/self/clear_refs")
+    if clear.exists():
+        clear.write_text("5")
