@@ -27,7 +27,7 @@ from live_sweeps import ROOT, WORKER, descendants, make_project, processes
 from sweep.results import SweepRecord
 
 TRIALS = 6
-STEPS = 1_500
+STEPS = 10_000
 LONGEST_END_SECONDS = 180.0
 """How long the processes of a killed Ray may take to end by themselves."""
 Process = tuple[int, str]
