@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import ray.tune.tune as tune_module
 from ray import tune
 from ray.tune.experiment import Trial
 
@@ -17,6 +18,7 @@ from sweep.results import SweepRecord
 from sweep.retention import existing
 from sweep.scheduler import build_scheduler
 from sweep.searcher import SweepSearch
+from sweep.takeover import ForgivingController
 from trainable.tune_trainable import LanguageModelTrial
 
 FULL_BYTES = 2**20
@@ -56,6 +58,7 @@ def run_trials(
     Raises:
         SweepError: the disk is full.
     """
+    tune_module.TuneController = ForgivingController  # Tune has no setting for it
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))

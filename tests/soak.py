@@ -2,8 +2,8 @@
 
 `python tests/soak.py --minutes 30 --seed 0` runs sweep after sweep in a temporary project, kills a
 worker or the driver every few seconds, resumes, and at the end accounts for every trial. It exits
-with 1 if a trial is lost or ended twice, a run is left RUNNING, or a process or temporary folder is
-left over.
+with 1 if a trial is lost, failed or ended twice, a run is left RUNNING, or a process or temporary
+folder is left over.
 """
 
 import argparse
@@ -141,6 +141,8 @@ def faults_of(home: Path, names: list[str]) -> list[str]:
         if len(runs) != TRIALS + 1 or any(run.info.status == "RUNNING" for run in runs):
             faults.append(f"{name}: {len(runs)} runs, {[run.info.status for run in runs]}")
         for trial in record.trials.values():
+            if trial.outcome == "failed":  # kills alone must not fail a trial
+                faults.append(f"{name} {trial.name}: failed: {trial.reason}")
             steps = [e["step"] for e in trial.evaluations]
             if steps != sorted(set(steps)):
                 faults.append(f"{name} {trial.name}: doubled steps")

@@ -171,6 +171,39 @@ def test_a_killed_worker_goes_on_until_it_has_died_too_often(tmp_path, start):
     assert statuses == {"": "KILLED", failed.name: "FAILED", other.name: "KILLED"}
 
 
+# The second trial is large: a worker that takes it over is at that for a second.
+TAKEN_OVER = """
+num_samples: 2
+space:
+  optim.lr: {loguniform: [1e-3, 1e-2]}
+  model.d_ff: {choice: [64, 400000]}
+start_points:
+  - {optim.lr: 0.01, model.d_ff: 64}
+  - {optim.lr: 0.01, model.d_ff: 400000}
+asha: {enabled: false}
+tracking: {enabled: false}
+trial:
+  data: {dataset: data/words}
+  model: {d_model: 16, n_layers: 1, head_dim: 16, context_length: 8}
+  train: {steps: 2, batch_size: 1, eval_every: 1, eval_tokens: 8,
+          precision: fp32, attention: products, compile: never}
+"""
+
+
+def test_a_worker_killed_while_it_takes_over_a_trial_costs_a_restart(tmp_path, start):
+    folder = tmp_path / "results" / "over"
+    config = make_project(tmp_path)
+    config.write_text(TAKEN_OVER)
+    sweep = start(tmp_path, "--config", str(config), "--name", "over", *ALONE)
+    (worker,) = wait_for(lambda: processes(sweep.pid, WORKER))
+    wait_for(lambda: any(e["event"] == "outcome" for e in events(folder)))
+    os.kill(worker, signal.SIGKILL)
+    output, errors = sweep.communicate(timeout=120)
+    assert sweep.returncode == 0, output + errors
+    trials = SweepRecord.read(folder).trials
+    assert [(t.outcome, t.restarts) for t in trials.values()] == [("finished", 0), ("finished", 1)]
+
+
 # What Ray needs beside the workers, by what their command lines begin with.
 HELPERS = {
     "gcs_server": rb"\S*/gcs_server",

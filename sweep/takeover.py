@@ -1,0 +1,28 @@
+"""A worker that dies while it takes over its next trial costs it a restart only.
+
+Tune resets a reused worker while the trial is PENDING, but recovers RUNNING trials only. It tells
+of one death twice, as the worker's and as the reset's: the second gives up a trial that the first
+had queued again. Nor does it forget that the trial was being reset, and would wait for that.
+"""
+
+from typing import Any
+
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+
+
+class ForgivingController(TuneController):  # type: ignore[misc]  # Ray is untyped
+    """Tune's own, that recovers such a trial once for each death."""
+
+    def _actor_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        self._resetting_trials.discard(self._actor_to_trial[tracked_actor])
+        super()._actor_failed(tracked_actor, exception)
+
+    def _trial_task_failure(self, trial: Trial, exception: Exception) -> None:
+        if trial.status == Trial.PENDING:
+            if trial not in self._resetting_trials:
+                return  # told before: it is queued again
+            self._resetting_trials.discard(trial)
+            self._unstage_trial_with_resources(trial)
+            self._set_trial_status(trial, Trial.RUNNING)  # as Tune does where a new worker dies
+        super()._trial_task_failure(trial, exception)
