@@ -146,9 +146,8 @@ def check(rows: list[Row], short: bool, console: Console) -> list[Row]:
         again = [row for row in all_rows(parts, short) if (row.part, row.case) in cases]
         worse = behind(again, baseline)
     for row in worse:
-        known = baseline[row.part][row.case]
-        text = f"{row.part}, {row.case}: {row.figure:.3g} against {known:.3g} {row.unit}"
-        console.print(f"behind the baseline: {text}", highlight=False, markup=False)
+        text = f"behind the baseline of {baseline[row.part][row.case]:.3g}: {line(row)}"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
     return worse
 
 

@@ -13,6 +13,7 @@ import pytest
 from live_sweeps import (
     ALONE,
     ENDLESS,
+    FIXED,
     SLOWER,
     UNTRACKED,
     WORKER,
@@ -181,12 +182,10 @@ start_points:
   - {optim.lr: 0.01, model.d_ff: 64}
   - {optim.lr: 0.01, model.d_ff: 400000}
 asha: {enabled: false}
-tracking: {enabled: false}
 trial:
   data: {dataset: data/words}
   model: {d_model: 16, n_layers: 1, head_dim: 16, context_length: 8}
-  train: {steps: 2, batch_size: 1, eval_every: 1, eval_tokens: 8,
-          precision: fp32, attention: products, compile: never}
+  train: {steps: 2, batch_size: 1, eval_every: 1, eval_tokens: 8}
 """
 
 
@@ -194,7 +193,8 @@ def test_a_worker_killed_while_it_takes_over_a_trial_costs_a_restart(tmp_path, s
     folder = tmp_path / "results" / "over"
     config = make_project(tmp_path)
     config.write_text(TAKEN_OVER)
-    sweep = start(tmp_path, "--config", str(config), "--name", "over", *ALONE)
+    flags = (*ALONE, *UNTRACKED, *FIXED)
+    sweep = start(tmp_path, "--config", str(config), "--name", "over", *flags)
     (worker,) = wait_for(lambda: processes(sweep.pid, WORKER))
     wait_for(lambda: any(e["event"] == "outcome" for e in events(folder)))
     os.kill(worker, signal.SIGKILL)
