@@ -102,7 +102,7 @@ def _memory(folder: Path, batches: int) -> Iterator[Row]:
     before, mapped = resident("RssAnon"), resident("RssFile")
     draw(range(50, 50 + batches))
     grown = (resident("RssAnon") - before) / MIB
-    cached = (resident("RssFile") - mapped) / MIB
+    cached = max(0, resident("RssFile") - mapped) / MIB
     yield Row(
         "batches",
         "memory, sparse 100 GB file",

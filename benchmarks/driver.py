@@ -48,7 +48,7 @@ def rows(short: bool) -> Iterator[Row]:
                     unit="x bare Tune",
                     bar=Bar(at_most=1.15),
                     margin=0.5,
-                    note=f"{each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
+                    note=f"at best {each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
                     f"the driver grew by {max(grown):,.0f} MiB",
                 )
 
