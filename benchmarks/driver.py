@@ -31,26 +31,30 @@ def rows(short: bool) -> Iterator[Row]:
             for trials, rounds in counts.items():
                 if trials > 1_000 and algorithm == "tpe":
                     continue  # both sides would spend the time in Optuna
-                grown: list[float] = []
-                taken = interleave(
-                    {
-                        "ours": lambda a=algorithm, n=trials, g=grown: g.append(ours(a, n)),
-                        "bare": lambda a=algorithm, n=trials: bare(a, n),
-                    },
-                    rounds,
-                    warm_up=int(rounds > 1),
-                )
-                each = {side: 1000 * min(seconds) / trials for side, seconds in taken.items()}
-                yield Row(
-                    "driver",
-                    f"{trials:,} trials, {algorithm}",
-                    *ratio(taken["ours"], taken["bare"]),
-                    unit="x bare Tune",
-                    bar=Bar(at_most=1.15),
-                    margin=0.5,
-                    note=f"at best {each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
-                    f"the driver grew by {max(grown):,.0f} MiB",
-                )
+                yield _row(algorithm, trials, rounds)
+
+
+def _row(algorithm: str, trials: int, rounds: int) -> Row:
+    grown: list[float] = []
+    taken = interleave(
+        {
+            "ours": lambda: grown.append(ours(algorithm, trials)),
+            "bare": lambda: bare(algorithm, trials),
+        },
+        rounds,
+        warm_up=int(rounds > 1),
+    )
+    each = {side: 1000 * min(seconds) / trials for side, seconds in taken.items()}
+    return Row(
+        "driver",
+        f"{trials:,} trials, {algorithm}",
+        *ratio(taken["ours"], taken["bare"]),
+        unit="x bare Tune",
+        bar=Bar(at_most=1.15),
+        margin=0.5,
+        note=f"at best {each['ours']:.0f} against {each['bare']:.0f} ms a trial; "
+        f"the driver grew by {max(grown):,.0f} MiB",
+    )
 
 
 def ours(algorithm: str, trials: int) -> float:
