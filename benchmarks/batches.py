@@ -102,7 +102,7 @@ def _memory(folder: Path, batches: int) -> Iterator[Row]:
     before, mapped = resident("RssAnon"), resident("RssFile")
     draw(range(50, 50 + batches))
     grown = (resident("RssAnon") - before) / MIB
-    cached = max(0, resident("RssFile") - mapped) / MIB
+    cached = (resident("RssFile") - mapped) / MIB
     yield Row(
         "batches",
         "memory, sparse 100 GB file",
@@ -111,7 +111,7 @@ def _memory(folder: Path, batches: int) -> Iterator[Row]:
         grown,
         f"MiB more after {batches:,} batches",
         Bar(at_most=4),
-        note=f"and {cached:,.0f} MiB of the file mapped, which the system takes back at will",
+        note=f"and {cached:+,.0f} MiB of mapped files, which the system takes back at will",
         margin=None,
     )
 
