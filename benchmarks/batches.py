@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import MIB, Bar, Row, interleave, middle, ratio, resident
 from benchmarks.samples import trial
-from trainable.data import batch_rng, get_batch
-from trainable.tokenfile import open_raw
+from trainable.data.batches import batch_rng, get_batch
+from trainable.data.tokenfile import open_raw
 
 
 def rows(short: bool) -> Iterator[Row]:

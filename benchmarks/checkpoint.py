@@ -21,9 +21,9 @@ from blake3 import blake3
 
 from benchmarks.measure import Bar, Row, interleave, ratio
 from benchmarks.samples import trial
-from trainable.checkpoint import training_state
-from trainable.files import write_atomic
-from trainable.trainer import Trainer
+from trainable.checkpoint.contract import training_state
+from trainable.common.files import write_atomic
+from trainable.training.trainer import Trainer
 
 SIZES = {
     "1 M": {"model.d_model": 128, "model.n_layers": 4},

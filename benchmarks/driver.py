@@ -18,8 +18,8 @@ SPACE = [1e-5, 1.0]
 
 def rows(short: bool) -> Iterator[Row]:
     """Yield the ratio of the overheads for growing numbers of trials."""
-    from sweep.placement import Machine
-    from sweep.ray_start import ray_starting
+    from sweep.cluster.local_ray import ray_starting
+    from sweep.cluster.placement import Machine
 
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
@@ -59,16 +59,16 @@ def _row(algorithm: str, trials: int, rounds: int) -> Row:
 
 def ours(algorithm: str, trials: int) -> float:
     """Run a session of a sweep whose trials do nothing; return by how many MiB it grew at most."""
-    import sweep.session
     from benchmarks.trivial import TrivialTrial
-    from sweep.config import SweepConfig
-    from sweep.events import EventLog
-    from sweep.interruption import Interruption
-    from sweep.results import SweepRecord
-    from trainable.settings import validate
+    from sweep.config.sweep import SweepConfig
+    from sweep.control.interruption import Interruption
+    from sweep.engine import session
+    from sweep.record.events import EventLog
+    from sweep.record.results import SweepRecord
+    from trainable.config.explain import validate
 
     # Another class with the same methods, in its place.
-    sweep.session.LanguageModelTrial = TrivialTrial  # type: ignore[assignment, misc]
+    session.LanguageModelTrial = TrivialTrial  # type: ignore[assignment, misc]
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(CONCURRENT)
     values: dict[str, Any] = {
         "num_samples": trials,
@@ -87,7 +87,7 @@ def ours(algorithm: str, trials: int) -> float:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)
         log.append("session_started", session=1, num_samples=trials)
-        sweep.session.run_trials(config, Path(folder), record, log, CONCURRENT, Interruption())
+        session.run_trials(config, Path(folder), record, log, CONCURRENT, Interruption())
         log.close()
     assert record.counts() == {"finished": trials}
     return (resident("VmHWM") - before) / MIB

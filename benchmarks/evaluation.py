@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.measure import Bar, Row, interleave, middle, precisions
 from benchmarks.samples import trial
-from trainable.paths import config_file
-from trainable.settings import read_yaml
-from trainable.trainer import Trainer
+from trainable.common.paths import config_file
+from trainable.config.yaml_file import read_yaml
+from trainable.training.trainer import Trainer
 
 STEPS = 5
 

@@ -5,7 +5,7 @@ import importlib.util
 import torch
 from torch import nn
 
-from trainable.model import Transformer
+from trainable.model.transformer import Transformer
 
 
 def peer_installed() -> bool:

@@ -17,12 +17,12 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from benchmarks.measure import Row, interleave, precisions, ratio
-from trainable.allocator import keep_freed_memory
-from trainable.config import ModelConfig, OptimConfig, TrainConfig
-from trainable.device import autocast
-from trainable.model import Transformer, next_token_loss
-from trainable.optim import build_optimizer
-from trainable.passes import build_passes
+from trainable.config.trial import ModelConfig, OptimConfig, TrainConfig
+from trainable.hardware.allocator import keep_freed_memory
+from trainable.hardware.device import autocast
+from trainable.model.transformer import Transformer, next_token_loss
+from trainable.passes.forms import build_passes
+from trainable.training.optim import build_optimizer
 
 TRIALS = 4
 TRIALS_ON_GPU = 8

@@ -92,15 +92,17 @@ class Ours:
         from ray.tune.experiment import Trial
         from rich.console import Console
 
-        from sweep.config import SweepConfig
-        from sweep.events import EventLog
-        from sweep.folder import SweepFile, create_sweep, new_identity
-        from sweep.mlflow_runs import MlflowRuns
-        from sweep.progress import Progress
-        from sweep.recorder import Recorder
-        from sweep.results import SweepRecord
-        from trainable.paths import config_file
-        from trainable.settings import read_yaml, validate
+        from sweep.config.sweep import SweepConfig
+        from sweep.engine.recorder import Recorder
+        from sweep.record.events import EventLog
+        from sweep.record.folder import SweepFile, create_sweep
+        from sweep.record.identity import new_identity
+        from sweep.record.results import SweepRecord
+        from sweep.show.progress import Progress
+        from sweep.tracking.runs import MlflowRuns
+        from trainable.common.paths import config_file
+        from trainable.config.explain import validate
+        from trainable.config.yaml_file import read_yaml
 
         os.environ["LM_SWEEP_HOME"] = str(scratch)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch / 'ours.db'}"

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from trainable.config import TrialConfig
-from trainable.data import TokenDataset
-from trainable.tokenfile import TokenFile
-from trainable.trainer import Trainer
+from trainable.config.trial import TrialConfig
+from trainable.data.batches import TokenDataset
+from trainable.data.tokenfile import TokenFile
+from trainable.training.trainer import Trainer
 
 DEFAULT = {
     "model.d_model": 128,

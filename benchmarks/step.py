@@ -3,7 +3,7 @@
 A step is: forward, loss, backward, clipping, AdamW, on a batch that is drawn already. The peer has
 our weights, the same optimizer, eager fp32, no key-value cache, and the faster of its two attention
 implementations. Both sides run in turn in one process, in which freed memory is kept (see
-trainable/allocator.py): the peer gains from that, too.
+trainable/hardware/allocator.py): the peer gains from that, too.
 """
 
 import statistics
@@ -26,12 +26,12 @@ from benchmarks.measure import (
     quartiles,
     ratio,
 )
-from trainable.allocator import keep_freed_memory
-from trainable.config import ModelConfig, OptimConfig, TrainConfig
-from trainable.counts import flops_per_token
-from trainable.model import Transformer, next_token_loss
-from trainable.optim import build_optimizer, learning_rate, set_learning_rate
-from trainable.passes import Passes, build_passes
+from trainable.config.trial import ModelConfig, OptimConfig, TrainConfig
+from trainable.hardware.allocator import keep_freed_memory
+from trainable.model.counts import flops_per_token
+from trainable.model.transformer import Transformer, next_token_loss
+from trainable.passes.forms import Passes, build_passes
+from trainable.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 PEER = "x HF Llama eager fp32"
 ALONE = "GFLOP/s; transformers is not installed: no peer"

@@ -31,10 +31,10 @@ def train(config: dict[str, Any], base: dict[str, Any]) -> None:
 
     from benchmarks.batches import textbook_batch
     from benchmarks.llama import llama, peer_installed
-    from trainable.config import TrialConfig
-    from trainable.data import open_dataset, validation_starts, windows
-    from trainable.model import Transformer, next_token_loss
-    from trainable.optim import build_optimizer, learning_rate, set_learning_rate
+    from trainable.config.trial import TrialConfig
+    from trainable.data.batches import open_dataset, validation_starts, windows
+    from trainable.model.transformer import Transformer, next_token_loss
+    from trainable.training.optim import build_optimizer, learning_rate, set_learning_rate
 
     torch.set_num_threads(1)
     trial = TrialConfig.model_validate(base).with_values(config)
@@ -89,9 +89,9 @@ def main(sweep: Path, out: Path) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from sweep.folder import read_sweep
-    from sweep.results import SweepRecord
-    from sweep.searcher import distribution
+    from sweep.record.folder import read_sweep
+    from sweep.record.results import SweepRecord
+    from sweep.search.optuna_search import distribution
 
     config, record = read_sweep(sweep).config, SweepRecord.read(sweep)
     ray.init(

@@ -22,8 +22,8 @@ SHORT = ("--num-samples", "6", "--trial.train.steps", "100", "--trial.train.eval
 
 def rows(short: bool) -> Iterator[Row]:
     """Yield the timeline's rows, and the ratio to the stock pieces."""
-    from sweep.folder import read_sweep
-    from sweep.results import SweepRecord
+    from sweep.record.folder import read_sweep
+    from sweep.record.results import SweepRecord
 
     with tempfile.TemporaryDirectory(prefix="b") as scratch:
         home = Path(scratch)
@@ -75,7 +75,7 @@ def rows(short: bool) -> Iterator[Row]:
 
 def timeline(folder: Path, concurrent: int) -> Iterator[Row]:
     """Yield how the workers of a finished sweep spent their time after the first report."""
-    from sweep.events import read_events
+    from sweep.record.events import read_events
 
     events = read_events(folder)
     reports = [e for e in events if e["event"] == "evaluation"]

@@ -9,7 +9,7 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 
 import tyro
 
-from trainable.settings import run_command
+from trainable.common.command import run_command
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="best.py")
-    from sweep.restore import restore_best  # torch takes seconds to import: not for --help
+    from sweep.evidence.restore import restore_best  # torch takes seconds to import: not for --help
 
     out = Path(arguments.out).expanduser().resolve() if arguments.out else None
     return restore_best(arguments.name, out, arguments.register)

@@ -7,11 +7,14 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweep.config import SweepConfig
-from sweep.folder import find_sweep, read_sweep
-from trainable.errors import ConfigError
-from trainable.paths import config_file
-from trainable.settings import parse_flags, pop_option, read_yaml, run_command, validate
+from sweep.config.sweep import SweepConfig
+from sweep.record.folder import find_sweep, read_sweep
+from trainable.common.command import run_command
+from trainable.common.errors import ConfigError
+from trainable.common.paths import config_file
+from trainable.config.explain import validate
+from trainable.config.flags import parse_flags, pop_option
+from trainable.config.yaml_file import read_yaml
 
 SHIPPED = "sweep.yaml"
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
@@ -32,13 +35,15 @@ def main(argv: list[str]) -> int:
             raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
         stored = read_sweep(find_sweep(name))
         config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
-        from sweep.conduct import resume_sweep  # torch takes seconds to import: not for --help
+        from sweep.conduct.resume import (
+            resume_sweep,  # torch takes seconds to import: not for --help
+        )
 
         return resume_sweep(find_sweep(name), stored, config, dry_run=dry_run)
     source = config_file(path or SHIPPED)
     default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
-    from sweep.conduct import start_sweep
+    from sweep.conduct.start import start_sweep
 
     return start_sweep(config, dry_run=dry_run)
 

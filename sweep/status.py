@@ -11,12 +11,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from sweep.console import open_console, say
-from sweep.folder import find_sweep, is_running, read_sweep, results_folder, sweep_names
-from sweep.results import SweepRecord
-from sweep.tables import best_by_size, counts_text, duration, leaderboard, outcome_text, plain_table
-from trainable.errors import ConfigError
-from trainable.settings import run_command
+from sweep.analysis.words import counts_text, duration, outcome_text
+from sweep.record.folder import find_sweep, read_sweep, results_folder, sweep_names
+from sweep.record.lock import is_running
+from sweep.record.results import SweepRecord
+from sweep.show.console import open_console, say
+from sweep.show.tables import best_by_size, leaderboard, plain_table
+from trainable.common.command import run_command
+from trainable.common.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def _state(folder: Path, record: SweepRecord) -> str:
 
 
 def _sync(name: str, console: Console) -> int:
-    from sweep.closing import settle
-    from sweep.folder import locked
+    from sweep.conduct.settle import settle
+    from sweep.record.lock import locked
 
     folder = find_sweep(name)
     with locked(folder):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from live_sweeps import ROOT
 
-from trainable.config import TrialConfig
-from trainable.corpus import TextFiles
-from trainable.prepare import prepare
+from trainable.config.trial import TrialConfig
+from trainable.data.build import prepare
+from trainable.data.corpus import TextFiles
 
 MakeConfig = Callable[..., TrialConfig]
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweep.results import SweepRecord
-from trainable.corpus import TextFiles
-from trainable.prepare import prepare
+from sweep.record.results import SweepRecord
+from trainable.data.build import prepare
+from trainable.data.corpus import TextFiles
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = """

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from live_sweeps import ROOT, WORKER, descendants, make_project, processes
 
-from sweep.results import SweepRecord
+from sweep.record.results import SweepRecord
 
 TRIALS = 6
 STEPS = 10_000

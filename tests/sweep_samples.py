@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sweep.config import SweepConfig
-from sweep.events import Event, EventLog
-from sweep.folder import Identity, SweepFile, create_sweep
-from sweep.results import SweepRecord
-from trainable.errors import ConfigError
-from trainable.settings import validate
+from sweep.config.sweep import SweepConfig
+from sweep.record.events import Event, EventLog
+from sweep.record.folder import SweepFile, create_sweep
+from sweep.record.identity import Identity
+from sweep.record.results import SweepRecord
+from trainable.common.errors import ConfigError
+from trainable.config.explain import validate
 
 SPACE = {
     "optim.lr": {"loguniform": [1e-4, 1e-2]},

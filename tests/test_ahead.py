@@ -10,10 +10,10 @@ import torch
 from conftest import MakeConfig
 from test_trainer import assert_same_state, results
 
-from trainable.ahead import Ahead
-from trainable.errors import DivergedError
-from trainable.trainer import Trainer
-from trainable.trial_checkpoint import copied
+from trainable.checkpoint.folder import copied
+from trainable.common.errors import DivergedError
+from trainable.training.ahead import Ahead
+from trainable.training.trainer import Trainer
 
 
 def wait_until(true: Any, seconds: float = 30) -> None:

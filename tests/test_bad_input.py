@@ -17,11 +17,12 @@ import torch
 from pydantic import BaseModel
 
 from sweep import best, run, status
-from sweep.config import SweepConfig
+from sweep.config.sweep import SweepConfig
 from trainable import generate, local, prepare
-from trainable.errors import ConfigError
-from trainable.settings import run_command, validate
-from trainable.trainer import Trainer
+from trainable.common.command import run_command
+from trainable.common.errors import ConfigError
+from trainable.config.explain import validate
+from trainable.training.trainer import Trainer
 
 GOOD = """
 num_samples: 2
@@ -329,7 +330,7 @@ def test_unreadable_token_file(tiny_dataset, tmp_path, config_file):
 
 
 def test_a_token_file_cut_while_mapped_is_told(tiny_config, tiny_dataset, tmp_path):
-    from trainable.errors import DataError
+    from trainable.common.errors import DataError
 
     dataset = tmp_path / "dataset"
     shutil.copytree(tiny_dataset, dataset)
@@ -459,8 +460,8 @@ def test_resuming_a_foreign_architecture(values, checkpoint, tiny_config, refuse
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
-    from trainable.checkpoint import load_checkpoint
-    from trainable.errors import CheckpointError
+    from trainable.checkpoint.contract import load_checkpoint
+    from trainable.common.errors import CheckpointError
 
     bomb = tmp_path / "bomb.pt"
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:

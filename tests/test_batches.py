@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainable.data import batch_rng, get_batch, validation_starts, windows
+from trainable.data.batches import batch_rng, get_batch, validation_starts, windows
 
 
 def test_batch_shapes_types_and_shift_by_one() -> None:

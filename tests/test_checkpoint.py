@@ -17,13 +17,9 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from trainable.checkpoint import load_checkpoint, save_checkpoint
-from trainable.config import ModelConfig, OptimConfig, TrialConfig
-from trainable.digested import MemoryFile
-from trainable.errors import CheckpointError
-from trainable.model import Transformer
-from trainable.optim import build_optimizer
-from trainable.trial_checkpoint import (
+from trainable.checkpoint.contract import load_checkpoint, save_checkpoint
+from trainable.checkpoint.digested import MemoryFile
+from trainable.checkpoint.folder import (
     MANIFEST_FILE,
     Manifest,
     Snapshot,
@@ -33,6 +29,10 @@ from trainable.trial_checkpoint import (
     read_verified,
     save_trial_checkpoint,
 )
+from trainable.common.errors import CheckpointError
+from trainable.config.trial import ModelConfig, OptimConfig, TrialConfig
+from trainable.model.transformer import Transformer
+from trainable.training.optim import build_optimizer
 
 TINY = ModelConfig(d_model=8, n_layers=1, head_dim=4, d_ff=8, context_length=8)
 FACTS: dict[str, Any] = {
@@ -673,10 +673,10 @@ KILLED_SAVER = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from trainable.trial_checkpoint import load_trial_checkpoint, save_trial_checkpoint
+from trainable.checkpoint.folder import load_trial_checkpoint, save_trial_checkpoint
 from trainable.config import ModelConfig, OptimConfig, TrialConfig
 from trainable.model import Transformer
-from trainable.optim import build_optimizer
+from trainable.training.optim import build_optimizer
 
 config = TrialConfig(model=ModelConfig(d_model=64, n_layers=2, head_dim=16, context_length=8))
 folder = Path(sys.argv[1])

@@ -9,13 +9,13 @@ import torch
 from conftest import MakeConfig, RunPython
 from sweep_samples import TRIAL, sweep_config
 
-from sweep.plan import settled
-from trainable import choice
-from trainable.choice import as_chosen, resolve
-from trainable.config import TrainConfig, TrialConfig
-from trainable.data import TokenDataset, open_dataset
-from trainable.trainer import Trainer
-from trainable.trial_checkpoint import read_manifest
+from sweep.plan.probe import settled
+from trainable.checkpoint.folder import read_manifest
+from trainable.config.trial import TrainConfig, TrialConfig
+from trainable.data.batches import TokenDataset, open_dataset
+from trainable.training import choice
+from trainable.training.choice import as_chosen, resolve
+from trainable.training.trainer import Trainer
 
 AUTO = {"train.precision": "auto", "train.attention": "auto", "train.compile": "auto"}
 
@@ -171,7 +171,7 @@ def test_a_resume_takes_what_was_chosen(tiny_config: MakeConfig) -> None:
 def test_local_says_and_stores_what_it_chose(
     tiny_config: MakeConfig, tmp_path: Path, run_python: RunPython
 ) -> None:
-    root = Path(choice.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
     config = tiny_config()
     flags = [
         *("--data.dataset", config.data.dataset, "--model.d-model", "32", "--model.n-layers", "1"),
@@ -201,7 +201,7 @@ def test_the_largest_size_of_a_sweep_decides_for_all(
             config, TrainConfig(precision="bf16", attention="products", compile="never")
         )
 
-    monkeypatch.setattr("sweep.plan.resolve", chosen)
+    monkeypatch.setattr("sweep.plan.probe.resolve", chosen)
     auto = {name.partition(".")[2]: "auto" for name in AUTO}
     train = {**TRIAL["train"], **auto, "device": "auto"}
     trial = {**TRIAL, "train": train, "data": {"dataset": str(dataset.folder)}}

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from trainable.config import DataConfig
-from trainable.corpus import END_OF_TEXT, PIECE_CHARACTERS, StandardLibrary, TextFiles
-from trainable.data import open_dataset
-from trainable.errors import ConfigError, DataError
-from trainable.meta import DatasetMeta
-from trainable.prepare import ensure_default, main, prepare
-from trainable.tokenizer import Encoder, byte_tokenizer, load_tokenizer, train_bpe
+from trainable.common.errors import ConfigError, DataError
+from trainable.config.trial import DataConfig
+from trainable.data.batches import open_dataset
+from trainable.data.build import ensure_default, prepare
+from trainable.data.corpus import END_OF_TEXT, PIECE_CHARACTERS, StandardLibrary, TextFiles
+from trainable.data.meta import DatasetMeta
+from trainable.data.tokenizer import Encoder, byte_tokenizer, load_tokenizer, train_bpe
+from trainable.prepare import main
 
 AWKWARD = [
     "plain\n",

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from live_sweeps import ALONE, SLOWER, assert_whole, make_project, run, start_and_wait
 
-from sweep.results import SweepRecord
-from sweep.retention import existing
-from trainable.trial_checkpoint import read_verified
+from sweep.record.results import SweepRecord
+from sweep.record.retention import existing
+from trainable.checkpoint.folder import read_verified
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import RunPython
 from sweep_samples import new_sweep
 
-from sweep.errors import SweepError
-from sweep.events import EVENTS_FILE, Event, EventLog, read_events, read_events_from
-from sweep.folder import is_running, locked
+from sweep.common.errors import SweepError
+from sweep.record.events import EVENTS_FILE, Event, EventLog, read_events, read_events_from
+from sweep.record.lock import is_running, locked
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_record_without_room_stays_as_it_was(tmp_path: Path, run_python: RunPy
     script.write_text(
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from sweep.events import EventLog\n"
+        "from sweep.record.events import EventLog\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "log = EventLog(Path(sys.argv[1]))\n"
         "log.append('a')\n"
@@ -214,7 +214,7 @@ def test_a_record_without_room_stays_as_it_was(tmp_path: Path, run_python: RunPy
 def test_one_process_at_a_time_holds_a_sweep() -> None:
     folder, _ = new_sweep("held")
     code = (
-        "import sys; from pathlib import Path; from sweep.folder import locked\n"
+        "import sys; from pathlib import Path; from sweep.record.lock import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
     )
     assert not is_running(folder)

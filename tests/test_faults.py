@@ -8,9 +8,9 @@ import signal
 import pytest
 from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, events, make_project, run, start_and_wait
 
-from sweep.results import SweepRecord
-from trainable.corpus import TextFiles
-from trainable.prepare import prepare
+from sweep.record.results import SweepRecord
+from trainable.data.build import prepare
+from trainable.data.corpus import TextFiles
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 FAULTS = """

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from trainable import fused, products
-from trainable.config import ModelConfig, TrainConfig
-from trainable.model import Transformer
-from trainable.passes import FusedPasses, ModulePasses, build_passes
-from trainable.products import positions
+from trainable.config.trial import ModelConfig, TrainConfig
+from trainable.model.transformer import Transformer
+from trainable.passes import attention as products
+from trainable.passes import fused
+from trainable.passes.attention import positions
+from trainable.passes.forms import FusedPasses, ModulePasses, build_passes
 
 VOCAB = 50
 SMALL: dict[str, Any] = {

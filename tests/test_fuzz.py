@@ -10,16 +10,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweep.config import SweepConfig
-from sweep.errors import SweepError
-from sweep.folder import read_sweep
-from trainable.config import TrialConfig
-from trainable.errors import CheckpointError, ConfigError, DataError
-from trainable.meta import DatasetMeta
-from trainable.settings import read_yaml, validate
-from trainable.tokenfile import open_npy
-from trainable.trainer import Trainer
-from trainable.trial_checkpoint import read_manifest
+from sweep.common.errors import SweepError
+from sweep.config.sweep import SweepConfig
+from sweep.record.folder import read_sweep
+from trainable.checkpoint.folder import read_manifest
+from trainable.common.errors import CheckpointError, ConfigError, DataError
+from trainable.config.explain import validate
+from trainable.config.trial import TrialConfig
+from trainable.config.yaml_file import read_yaml
+from trainable.data.meta import DatasetMeta
+from trainable.data.tokenfile import open_npy
+from trainable.training.trainer import Trainer
 
 quick = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from live_sweeps import ALONE, ENDLESS, descendants, make_project, run, start_and_wait
 
-from sweep.recorder import failure_reason
-from sweep.redact import redact
+from sweep.common.redact import redact
+from sweep.engine.failures import failure_reason
 
 
 class Harmful:

@@ -16,6 +16,16 @@ TRAINABLE = sorted((ROOT / "trainable").glob("**/*.py"))
 SWEEP = sorted((ROOT / "sweep").glob("**/*.py"))
 SOURCES = {str(path.relative_to(ROOT)): path for path in [*TRAINABLE, *SWEEP]}
 
+ORDER = {
+    "trainable": [
+        *("common", "config", "model", "data", "hardware", "passes", "checkpoint", "training")
+    ],
+    "sweep": [
+        *("common", "config", "record", "analysis", "search", "plan", "cluster", "control"),
+        *("engine", "tracking", "show", "evidence", "conduct"),
+    ],
+}
+"""The folders of each package from the lowest up; the commands lie on top of them."""
 HEAVY = {"ray", "mlflow", "optuna", "matplotlib", "plotly", "sweep"}
 OWN_GENERATORS = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence", "BitGenerator"}
 DRAWS = {"rand", "randn", "randint", "randperm", "normal", "multinomial", "bernoulli"}
@@ -67,6 +77,55 @@ def test_trainable_imports_nothing_of_the_search(name: str) -> None:
     assert packages(SOURCES[name]) & HEAVY == allowed
 
 
+def height(package: str, parts: list[str]) -> int:
+    """Return the place in the order of a module, given its dotted name behind the package."""
+    folders = ORDER[package]
+    return folders.index(parts[0]) if parts and parts[0] in folders else len(folders)
+
+
+def arrows_up(name: str, tree: ast.AST) -> list[str]:
+    """Return what a file imports from its own package that does not lie below its folder."""
+    package, *parts = Path(name).with_suffix("").parts
+    own = height(package, parts[:-1])
+    found = []
+    for imported in imports(tree):
+        target, *inside = imported.split(".")
+        if target == package and inside and inside[0] not in parts[:-1]:
+            found += [imported] if height(package, inside) >= own else []
+    return found
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_imports_run_down_the_order_of_folders(name: str) -> None:
+    """Lazy imports and those for types only count as well."""
+    assert arrows_up(name, parsed(SOURCES[name])) == []
+
+
+def test_every_folder_has_its_place_in_the_order() -> None:
+    for package, folders in ORDER.items():
+        there = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert there == set(folders)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "found"),
+    [
+        ("sweep/record/a.py", "from sweep.show.tables import x", True),
+        ("sweep/record/a.py", "def f():\n    import sweep.show.tables", True),
+        ("sweep/record/a.py", "if TYPE_CHECKING:\n    from sweep.run import main", True),
+        ("sweep/record/a.py", "from sweep import show", True),
+        ("sweep/record/a.py", "from sweep.config.sweep import SweepConfig", False),
+        ("sweep/record/a.py", "from sweep.record.events import Event", False),
+        ("sweep/record/a.py", "from trainable.training.trainer import Trainer", False),
+        ("sweep/a.py", "from sweep.conduct.start import start_sweep", False),
+        ("trainable/data/a.py", "from trainable import tune_trainable", True),
+        ("trainable/training/a.py", "from trainable.passes import fused", False),
+    ],
+)
+def test_an_arrow_up_is_found(name: str, line: str, found: bool) -> None:
+    assert bool(arrows_up(name, ast.parse(line))) == found
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_no_global_random_state_is_used(name: str) -> None:
     tree = parsed(SOURCES[name])
@@ -92,7 +151,8 @@ def test_no_global_random_state_is_used(name: str) -> None:
 
 def test_config_does_not_load_torch(run_python: RunPython) -> None:
     code = (
-        "import sys; import trainable.config, trainable.counts, trainable.settings\n"
+        "import sys\n"
+        "import trainable.config.flags, trainable.config.trial, trainable.model.counts\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = run_python("-c", code)
@@ -108,7 +168,9 @@ def test_importing_does_nothing_visible(
     for variable in ("HOME", "LM_SWEEP_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(variable, str(home))
     names = [
-        f"trainable.{p.stem}" for p in TRAINABLE if p.stem not in ("__init__", "tune_trainable")
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in TRAINABLE
+        if path.stem not in ("__init__", "tune_trainable")
     ]
     code = (
         "import logging, os, sys, importlib\n"

@@ -14,14 +14,14 @@ from conftest import MakeConfig, RunPython
 
 import trainable.generate
 import trainable.local
-from trainable.choice import as_chosen
-from trainable.config import ModelConfig
-from trainable.errors import CheckpointError, ConfigError
-from trainable.export import export_model, load_model
+from trainable.checkpoint.export import export_model, load_model
+from trainable.checkpoint.folder import load_trial_checkpoint, read_manifest
+from trainable.common.errors import CheckpointError, ConfigError
+from trainable.config.trial import ModelConfig
 from trainable.generate import generate
-from trainable.model import Transformer
-from trainable.trainer import Trainer
-from trainable.trial_checkpoint import load_trial_checkpoint, read_manifest
+from trainable.model.transformer import Transformer
+from trainable.training.choice import as_chosen
+from trainable.training.trainer import Trainer
 
 LOCAL = Path(trainable.local.__file__)
 GENERATE = Path(trainable.generate.__file__)

@@ -32,21 +32,21 @@ from sweep_samples import (
     write_events,
 )
 
-from sweep.errors import SweepError
-from sweep.events import EVENTS_FILE, Event, read_events
-from sweep.folder import SweepFile
-from sweep.mlflow_runs import RUN_STATUS, MlflowRuns
-from sweep.mlflow_state import STATE_FILE
-from sweep.mlflow_store import open_client, tracking_uri
-from sweep.mlflow_view import page_address
-from sweep.registry import register_model
-from sweep.results import OUTCOMES, SweepRecord
+from sweep.common.errors import SweepError
+from sweep.record.events import EVENTS_FILE, Event, read_events
+from sweep.record.folder import SweepFile
+from sweep.record.results import OUTCOMES, SweepRecord
 from sweep.status import main as status
-from sweep.tracking import Tracker
-from trainable.config import TrialConfig
-from trainable.counts import parameter_count
-from trainable.export import export_model, load_model
-from trainable.model import Transformer
+from sweep.tracking.delivery import STATE_FILE
+from sweep.tracking.registry import register_model
+from sweep.tracking.runs import RUN_STATUS, MlflowRuns
+from sweep.tracking.store import open_client, tracking_uri
+from sweep.tracking.tracker import Tracker
+from sweep.tracking.view import page_address
+from trainable.checkpoint.export import export_model, load_model
+from trainable.config.trial import TrialConfig
+from trainable.model.counts import parameter_count
+from trainable.model.transformer import Transformer
 
 Stored = dict[str, dict[str, Any]]
 

@@ -8,9 +8,16 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainable.config import ModelConfig
-from trainable.counts import flops_per_token, parameter_count, training_bytes
-from trainable.model import Attention, RMSNorm, Rope, SwiGLU, Transformer, next_token_loss
+from trainable.config.trial import ModelConfig
+from trainable.model.counts import flops_per_token, parameter_count, training_bytes
+from trainable.model.transformer import (
+    Attention,
+    RMSNorm,
+    Rope,
+    SwiGLU,
+    Transformer,
+    next_token_loss,
+)
 
 BASE = ModelConfig(d_model=512, n_layers=4, head_dim=32, d_ff=1344, context_length=256)
 SMALL = ModelConfig(d_model=32, n_layers=2, head_dim=16, context_length=16)

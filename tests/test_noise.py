@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import MakeConfig
 
-from sweep.noise import standard_error
-from trainable.data import open_dataset, validation_starts, windows
-from trainable.model import next_token_loss
-from trainable.trainer import Trainer
+from sweep.plan.noise import standard_error
+from trainable.data.batches import open_dataset, validation_starts, windows
+from trainable.model.transformer import next_token_loss
+from trainable.training.trainer import Trainer
 
 
 def test_four_times_the_windows_halve_it(tiny_config: MakeConfig) -> None:

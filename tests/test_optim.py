@@ -9,9 +9,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from trainable.config import ModelConfig, OptimConfig
-from trainable.model import Transformer
-from trainable.optim import build_optimizer, learning_rate, set_learning_rate
+from trainable.config.trial import ModelConfig, OptimConfig
+from trainable.model.transformer import Transformer
+from trainable.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 SMALL = ModelConfig(d_model=32, n_layers=2, head_dim=16, context_length=16)
 

@@ -10,14 +10,17 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweep_samples import SPACE, TRIAL, sweep_config
 
-from sweep.config import SweepConfig
-from sweep.plan import expected_seconds, expected_share, make_plan, model_sizes, probe_speed
-from sweep.results import SweepRecord
-from sweep.scheduler import build_scheduler
-from sweep.tables import duration, magnitude, plan_lines
-from trainable.counts import flops_per_token, parameter_count
-from trainable.data import TokenDataset, open_dataset, validation_starts
-from trainable.trainer import Trainer
+from sweep.analysis.words import duration, magnitude
+from sweep.config.sweep import SweepConfig
+from sweep.plan.plan import make_plan, model_sizes
+from sweep.plan.probe import expected_seconds, probe_speed
+from sweep.plan.share import expected_share
+from sweep.record.results import SweepRecord
+from sweep.search.asha import build_scheduler
+from sweep.show.plan_text import plan_lines
+from trainable.data.batches import TokenDataset, open_dataset, validation_starts
+from trainable.model.counts import flops_per_token, parameter_count
+from trainable.training.trainer import Trainer
 
 
 @pytest.fixture

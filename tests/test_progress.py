@@ -5,9 +5,9 @@ import io
 from rich.console import Console
 from sweep_samples import sweep_config
 
-from sweep.events import EventLog
-from sweep.progress import PLAIN_LINES, Progress
-from sweep.results import SweepRecord
+from sweep.record.events import EventLog
+from sweep.record.results import SweepRecord
+from sweep.show.progress import PLAIN_LINES, Progress
 
 
 def play(tmp_path, trials, *, terminal=False, fail=()):

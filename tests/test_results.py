@@ -24,9 +24,9 @@ from sweep_samples import (
     write_events,
 )
 
-from sweep.errors import SweepError
-from sweep.events import EVENTS_FILE
-from sweep.results import OUTCOMES, SweepRecord
+from sweep.common.errors import SweepError
+from sweep.record.events import EVENTS_FILE
+from sweep.record.results import OUTCOMES, SweepRecord
 
 
 def test_the_outcomes_are_these() -> None:

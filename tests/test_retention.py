@@ -16,10 +16,10 @@ from sweep_samples import (
     write_events,
 )
 
-from sweep.errors import SweepError
-from sweep.events import Event
-from sweep.results import SweepRecord
-from sweep.retention import existing, kept, prune
+from sweep.common.errors import SweepError
+from sweep.record.events import Event
+from sweep.record.results import SweepRecord
+from sweep.record.retention import existing, kept, prune
 
 pytestmark = pytest.mark.fault
 

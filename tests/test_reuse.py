@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from trainable.config import TrialConfig
-from trainable.tune_trainable import OBJECTIVE_OF_A_LOST_TRIAL, LanguageModelTrial
+from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
+from trainable.config.trial import TrialConfig
+from trainable.tune_trainable import LanguageModelTrial
 
 # Ray's own start-up files and loops, none of which the tests can close.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

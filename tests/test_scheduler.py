@@ -10,10 +10,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweep_samples import TRIAL, ended, evaluated, record_of, run_of, started, sweep_config
 
-from sweep.config import SweepConfig
-from sweep.events import Event
-from sweep.scheduler import build_scheduler
-from trainable.tune_trainable import OBJECTIVE_OF_A_LOST_TRIAL
+from sweep.config.sweep import SweepConfig
+from sweep.record.events import Event
+from sweep.search.asha import build_scheduler
+from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 
 Curve = dict[int, float | str]
 """A trial's losses by step; a word in a loss's place is how the trial is lost there."""

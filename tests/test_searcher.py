@@ -10,12 +10,12 @@ import pytest
 from optuna.trial import TrialState
 from sweep_samples import SPACE, ended, evaluated, record_of, run_of, started, sweep_config
 
-from sweep.config import SweepConfig
-from sweep.events import Event
-from sweep.results import SweepRecord
-from sweep.searcher import SweepSearch
-from trainable.config import TrialConfig
-from trainable.tune_trainable import OBJECTIVE_OF_A_LOST_TRIAL
+from sweep.config.sweep import SweepConfig
+from sweep.record.events import Event
+from sweep.record.results import SweepRecord
+from sweep.search.optuna_search import SweepSearch
+from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
+from trainable.config.trial import TrialConfig
 
 WIDE = {
     "optim.lr": {"loguniform": [1e-4, 1e-1]},

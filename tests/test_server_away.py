@@ -27,11 +27,11 @@ from live_sweeps import (
 )
 from sweep_samples import new_sweep
 
-from sweep.mlflow_runs import MlflowRuns
-from sweep.mlflow_state import STATE_FILE
-from sweep.mlflow_store import open_client
-from sweep.results import SweepRecord
-from sweep.tracking import Tracker
+from sweep.record.results import SweepRecord
+from sweep.tracking.delivery import STATE_FILE
+from sweep.tracking.runs import MlflowRuns
+from sweep.tracking.store import open_client
+from sweep.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.fault
 
@@ -41,7 +41,7 @@ import sys, time
 sys.path[0] = {str(ROOT)!r}
 from sweep import run
 from sweep.tracking import Tracker
-from trainable.settings import run_command
+from trainable.common.command import run_command
 
 seconds = 0.0
 

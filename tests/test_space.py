@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_samples import refusal, sweep_config
 
-from sweep.space import Domain, searchable_fields, short_name, show_value
-from trainable.config import TrialConfig
+from sweep.analysis.words import short_name, show_value
+from sweep.config.space import Domain, searchable_fields
+from trainable.config.trial import TrialConfig
 
 
 @pytest.mark.parametrize(

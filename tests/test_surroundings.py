@@ -24,7 +24,7 @@ from live_sweeps import (
     wait_for,
 )
 
-from sweep.results import SweepRecord
+from sweep.record.results import SweepRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 # The ports that Ray, its agents and `mlflow ui` take when nobody names others.

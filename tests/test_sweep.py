@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from live_sweeps import make_project, run, wait_for
 
-from sweep.mlflow_runs import RUN_STATUS
-from sweep.results import SweepRecord
+from sweep.record.results import SweepRecord
+from sweep.tracking.runs import RUN_STATUS
 
 
 @pytest.fixture(scope="module")

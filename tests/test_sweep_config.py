@@ -9,14 +9,15 @@ import pytest
 from conftest import RunPython
 from sweep_samples import SPACE, TRIAL, refusal, sweep_config
 
-from sweep.config import SweepConfig
-from sweep.errors import SweepError
-from sweep.folder import find_sweep
-from sweep.placement import Machine, concurrency, local_machine, needed
+from sweep.cluster.placement import Machine, concurrency, local_machine, needed
+from sweep.common.errors import SweepError
+from sweep.config.sweep import SweepConfig
+from sweep.record.folder import find_sweep
 from sweep.run import main
-from trainable.errors import ConfigError
-from trainable.paths import PACKAGE_PARENT, config_file
-from trainable.settings import read_yaml, validate
+from trainable.common.errors import ConfigError
+from trainable.common.paths import PACKAGE_PARENT, config_file
+from trainable.config.explain import validate
+from trainable.config.yaml_file import read_yaml
 
 SHIPPED = sorted((PACKAGE_PARENT / "configs").glob("*.yaml"))
 

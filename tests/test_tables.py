@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 from sweep_samples import SPACE, ended, evaluated, record_of, run_of, shown, started, sweep_config
 
-from sweep.results import SweepRecord
-from sweep.tables import (
-    best_by_size,
-    counts_text,
-    leaderboard,
-    mlflow_command,
-    next_commands,
-    outcome_text,
-    params_text,
-    shown_path,
-)
-from trainable.paths import PACKAGE_PARENT
+from sweep.analysis.words import counts_text, outcome_text, params_text
+from sweep.record.results import SweepRecord
+from sweep.show.commands import mlflow_command, next_commands, shown_path
+from sweep.show.tables import best_by_size, leaderboard
+from trainable.common.paths import PACKAGE_PARENT
 
 
 def sample() -> SweepRecord:

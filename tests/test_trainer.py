@@ -12,14 +12,14 @@ import pytest
 import torch
 from conftest import MakeConfig, RunPython
 
-from trainable.config import TrialConfig
-from trainable.counts import flops_per_token
-from trainable.data import validation_starts
-from trainable.errors import CheckpointError, ConfigError, DivergedError
-from trainable.model import next_token_loss
-from trainable.optim import learning_rate
-from trainable.trainer import Evaluation, Trainer
-from trainable.trial_checkpoint import read_manifest
+from trainable.checkpoint.folder import read_manifest
+from trainable.common.errors import CheckpointError, ConfigError, DivergedError
+from trainable.config.trial import TrialConfig
+from trainable.data.batches import validation_starts
+from trainable.model.counts import flops_per_token
+from trainable.model.transformer import next_token_loss
+from trainable.training.optim import learning_rate
+from trainable.training.trainer import Evaluation, Trainer
 
 
 def results(evaluation: Evaluation) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def test_val_loss_of_many_evaluation_batches_is_one_mean(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Trainer(tiny_config({"train.eval_tokens": 1000})).evaluate()
-    monkeypatch.setattr("trainable.trainer.EVAL_BATCH_TOKENS", 7 * 16)  # 62 windows: 8 x 7 and 6
+    # 62 windows: 8 x 7 and 6
+    monkeypatch.setattr("trainable.training.trainer.EVAL_BATCH_TOKENS", 7 * 16)
     parts = Trainer(tiny_config({"train.eval_tokens": 1000})).evaluate()
     assert parts == pytest.approx(whole, rel=1e-6)
 
@@ -254,8 +255,8 @@ RESUME = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from trainable.config import TrialConfig
-from trainable.trainer import Trainer
+from trainable.config.trial import TrialConfig
+from trainable.training.trainer import Trainer
 
 trainer = Trainer(TrialConfig.model_validate_json(sys.argv[1]))
 trainer.load(Path(sys.argv[2]))
@@ -400,7 +401,8 @@ def test_compiled_model_gives_near_the_same_losses(
     tiny_config: MakeConfig, run_python: RunPython
 ) -> None:
     code = (
-        "import sys; from trainable.config import TrialConfig; from trainable.trainer import *\n"
+        "import sys; from trainable.config.trial import TrialConfig\n"
+        "from trainable.training.trainer import *\n"
         "trainer = Trainer(TrialConfig.model_validate_json(sys.argv[1]))\n"
         "print(*(e.val_loss for e in trainer.run()))"
     )

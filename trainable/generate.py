@@ -10,13 +10,13 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 
 import tyro
 
-from trainable.errors import ConfigError
-from trainable.settings import run_command
+from trainable.common.command import run_command
+from trainable.common.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
 
-    from trainable.model import Transformer
+    from trainable.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def main(argv: list[str]) -> int:
     _check(arguments)
     import torch
 
-    from trainable.export import load_model
-    from trainable.tokenizer import end_of_text_id, load_tokenizer
+    from trainable.checkpoint.export import load_model
+    from trainable.data.tokenizer import end_of_text_id, load_tokenizer
 
     model, tokenizer_file = load_model(Path(arguments.checkpoint).expanduser())
     tokenizer = load_tokenizer(tokenizer_file)

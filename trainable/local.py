@@ -16,19 +16,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from trainable.config import TrialConfig
-from trainable.errors import CheckpointError, ConfigError, DivergedError
-from trainable.paths import config_file
-from trainable.settings import (
-    parse_flags,
-    pop_option,
-    read_yaml,
-    run_command,
-    validate,
-)
+from trainable.common.command import run_command
+from trainable.common.errors import CheckpointError, ConfigError, DivergedError
+from trainable.common.paths import config_file
+from trainable.config.explain import validate
+from trainable.config.flags import parse_flags, pop_option
+from trainable.config.trial import TrialConfig
+from trainable.config.yaml_file import read_yaml
 
 if TYPE_CHECKING:
-    from trainable.trainer import Trainer
+    from trainable.training.trainer import Trainer
 
 
 class LocalConfig(TrialConfig):
@@ -47,11 +44,11 @@ class LocalConfig(TrialConfig):
 def train(config: LocalConfig) -> int:
     """Train one trial, print a line per evaluation, and return the exit status."""
     # torch takes seconds to import: not for --help
-    from trainable.choice import as_chosen, resolve
-    from trainable.data import open_dataset
-    from trainable.prepare import ensure_default
-    from trainable.trainer import Trainer
-    from trainable.trial_checkpoint import read_manifest
+    from trainable.checkpoint.folder import read_manifest
+    from trainable.data.batches import open_dataset
+    from trainable.data.build import ensure_default
+    from trainable.training.choice import as_chosen, resolve
+    from trainable.training.trainer import Trainer
 
     made = ensure_default(config.data)
     if made:

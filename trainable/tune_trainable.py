@@ -11,16 +11,13 @@ import torch
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainable.ahead import Ahead
-from trainable.config import TrialConfig
-from trainable.device import OUT_OF_MEMORY, require_out_of_memory
-from trainable.errors import CheckpointError, DivergedError, first_line
-from trainable.trainer import Trainer
-from trainable.trial_checkpoint import Snapshot, read_verified
-
-OBJECTIVE_OF_A_LOST_TRIAL = 1e9
-"""What Tune is told of a trial without a finite loss: NaN would never be stopped and never learnt
-from. It is compared, never shown or recorded."""
+from trainable.checkpoint.folder import Snapshot, read_verified
+from trainable.common.errors import CheckpointError, DivergedError, first_line
+from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
+from trainable.config.trial import TrialConfig
+from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
+from trainable.training.ahead import Ahead
+from trainable.training.trainer import Trainer
 
 
 class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untyped

@@ -1,0 +1,1 @@
+"""What a record says: rows and words as data, without rendering."""

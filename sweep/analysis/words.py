@@ -1,0 +1,85 @@
+"""How numbers, settings and outcomes are said, wherever they are shown."""
+
+from typing import TYPE_CHECKING, Any
+
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord, TrialRecord
+from trainable.config.trial import ModelConfig
+
+if TYPE_CHECKING:
+    pass  # it probes, and so imports torch: not for status.py
+
+
+def short_name(field: str) -> str:
+    """Return the last part of a dotted field name, as people say it: "lr"."""
+    return field.rpartition(".")[2]
+
+
+def show_value(value: Any) -> str:
+    """Return a value as people write it: 0.003162, 1.2e-05, 128."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: "45 s", "4 min 10 s", "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def magnitude(value: float) -> str:
+    """Return a count as 3 digits and a suffix: "821k", "1.2M", "54.3G"."""
+    value = float(f"{value:.3g}")  # first: 999,999 is 1M, not 1000k
+    for limit, suffix in (
+        (1e18, "E"),
+        (1e15, "P"),
+        (1e12, "T"),
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+    ):
+        if value >= limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def params_text(params: dict[str, Any]) -> str:
+    """Return a suggestion as text, e.g. "lr=0.003162 d_model=128"."""
+    return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())
+
+
+def describe_domains(config: SweepConfig) -> list[str]:
+    """Return one line for each searched field."""
+    lines = []
+    for name, domain in config.space.items():
+        values = [show_value(v) for v in domain.values]
+        shown = ", ".join(values) if domain.choice else f"{values[0]} .. {values[1]}"
+        lines.append(f"{name}: {shown} ({domain.kind})")
+    return lines
+
+
+def size_name(config: SweepConfig, model: ModelConfig) -> str:
+    """Return a size as its searched fields, e.g. "d_model=64 n_layers=2"."""
+    fields = [n.split(".")[1] for n in config.space if n.startswith("model.")]
+    fields = fields or ["d_model", "n_layers"]
+    return " ".join(f"{short_name(f)}={show_value(getattr(model, f))}" for f in fields)
+
+
+def outcome_text(trial: TrialRecord) -> str:
+    """Return an outcome with what it needs to be understood."""
+    if trial.outcome == "stopped":
+        return f"stopped at rung {trial.rung:,}"
+    return trial.outcome or "running"
+
+
+def counts_text(record: SweepRecord) -> str:
+    """Return the number of trials by outcome, e.g. "11 finished, 21 stopped"."""
+    return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in record.counts().items())
+
+
+def loss_text(value: float | None) -> str:
+    """Return a loss with four digits; "-" where there is none that counts."""
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,1 @@
+"""Where trials run: resources, and a Ray of our own."""

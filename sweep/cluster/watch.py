@@ -1,0 +1,68 @@
+"""Notices that Ray itself died: Tune would wait for it for ever, or die with it, deep in C++."""
+
+import contextlib
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import ray._private.worker as ray_worker
+
+LOOK_EVERY_SECONDS = 1.0
+
+VITAL = ("gcs_server", "raylet")
+"""Ray goes on without its other processes; an agent that it needs takes the raylet with it."""
+
+
+class RayWatch:
+    """Ends this process once a process that Ray cannot do without has died.
+
+    Used as a context around all that Ray does. With its server dead a call of Ray hangs for a
+    minute and then aborts the process without a word. The main thread may be in such a call, where
+    no signal and no exception reaches it, so the end is made here.
+
+    Args:
+        last_words: records and tells what there is to tell, without Ray; returns the exit status.
+        scratch: Ray's temporary folder, removed.
+    """
+
+    def __init__(self, last_words: Callable[[], int], scratch: Path) -> None:
+        self._last_words = last_words
+        self._scratch = scratch
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="ray-watch", daemon=True)
+
+    def __enter__(self) -> "RayWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()  # for ever, if Ray is dead: the thread ends the process
+
+    def _look(self) -> None:
+        node = ray_worker._global_node
+        while not self._over.wait(LOOK_EVERY_SECONDS):
+            # The operating system knows: Ray's own list of nodes comes from the server.
+            if any(name in VITAL for name, _ in node.dead_processes()):
+                status = 1
+                try:
+                    status = self._last_words()
+                finally:
+                    kill_below(os.getpid())
+                    shutil.rmtree(self._scratch, ignore_errors=True)
+                    os._exit(status)
+
+
+def kill_below(pid: int) -> None:
+    """Kill all processes below `pid`: Ray's own would wait a minute for their server."""
+    children: list[str] = []
+    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has ended
+            children += thread.read_text(encoding="ascii").split()
+    for child in map(int, children):
+        kill_below(child)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""A sweep from its config to its last line."""

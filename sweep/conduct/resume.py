@@ -1,0 +1,98 @@
+"""A sweep gone on with, after any interruption or to extend it."""
+
+from pathlib import Path
+from typing import Any
+
+from sweep.analysis.words import counts_text
+from sweep.cluster.placement import concurrency, local_machine
+from sweep.common.errors import SweepError
+from sweep.conduct.session import open_data, run_session
+from sweep.conduct.settle import settle
+from sweep.config.sweep import SweepConfig
+from sweep.plan.plan import make_plan
+from sweep.record.folder import SweepFile
+from sweep.record.identity import code_digest
+from sweep.record.lock import locked, require_private
+from sweep.record.results import SweepRecord
+from sweep.show.console import open_console, say
+from sweep.show.plan_text import show_plan
+from trainable.common.errors import ConfigError
+
+MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
+"""Settings that a resume may change; others would make the trials incomparable."""
+
+
+def resume_sweep(
+    folder: Path, stored: SweepFile, config: SweepConfig, *, dry_run: bool = False
+) -> int:
+    """Go on with a sweep under `config`; return the exit status.
+
+    Raises:
+        ConfigError, DataError, SweepError: config, data or code are not those it began with.
+    """
+    console = open_console()
+    require_private(folder)
+    _require_comparable(stored, config)
+    machine = local_machine(config)
+    concurrent = concurrency(config, machine)
+    dataset = open_data(config, console)
+    if dataset.digest != stored.identity.dataset_digest:
+        raise SweepError(
+            f"--resume {folder.name}: dataset {dataset.folder} is {dataset.digest}, the sweep "
+            f"began with {stored.identity.dataset_digest}; bring that dataset back, or start anew"
+        )
+    record = SweepRecord.read(folder)
+    missing = config.num_samples - len(record.trials)
+    todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
+    say(console, f"resuming {folder.name}: {counts_text(record)}; {todo}")
+    if config.threads != stored.config.threads:
+        say(
+            console,
+            f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
+            "low-order bits will differ",
+        )
+    if not record.unfinished and missing <= 0:
+        say(console, "nothing to do: all trials have ended; raise --num-samples to go on")
+        if not dry_run:
+            with locked(folder):
+                settle(folder, stored)  # the driver may have been killed just before its end
+        return 0
+    if dry_run:
+        plan = make_plan(config, dataset, concurrent)
+        show_plan(config, dataset, plan, concurrent, console)
+        return 0
+    sweep = SweepFile(identity=stored.identity, config=config)
+    return run_session(folder, sweep, machine, concurrent, dataset, None, console)
+
+
+def _require_comparable(stored: SweepFile, config: SweepConfig) -> None:
+    """Refuse to go on with another config or other code than the sweep began with."""
+    before = _flat(stored.config.model_dump(by_alias=True))
+    after = _flat(config.model_dump(by_alias=True))
+    changed = [
+        f"{name}: {before.get(name)} -> {after.get(name)}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) and name not in MAY_CHANGE
+    ]
+    if changed:
+        raise ConfigError(
+            f"--resume: the sweep began with another config ({'; '.join(changed)}); "
+            f"only {', '.join(sorted(MAY_CHANGE))} may change: start a new sweep"
+        )
+    if stored.identity.code_digest != code_digest():
+        commit = stored.identity.git_commit
+        raise ConfigError(
+            f"--resume: the code in trainable/ is {code_digest()}, the sweep began with "
+            f"{stored.identity.code_digest}{f' (git commit {commit})' if commit else ''}; its "
+            "trials would not be comparable: check that version out, or start a new sweep"
+        )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

@@ -1,0 +1,47 @@
+"""What a killed driver left open is closed, and delivered to MLflow."""
+
+from pathlib import Path
+
+from sweep.common.errors import SweepError
+from sweep.common.redact import redact
+from sweep.record.closing import close_session
+from sweep.record.events import EventLog
+from sweep.record.folder import SweepFile
+from sweep.record.results import SweepRecord
+from trainable.common.errors import UserError, first_line
+
+
+def settle(folder: Path, sweep: SweepFile) -> int:
+    """Close what a killed driver left open, and deliver everything to MLflow.
+
+    The sweep's lock must be held.
+
+    Returns:
+        The number of events delivered.
+
+    Raises:
+        SweepError: the store refuses, or is away.
+    """
+    record = SweepRecord.read(folder)
+    if record.session_started is not None:
+        log = EventLog(folder)
+        log.listen(record.apply)
+        close_session(record, log, record.updated)
+        log.close()
+    if not sweep.config.tracking.enabled:
+        return 0
+    from sweep.tracking.runs import MlflowRuns  # MLflow takes seconds to import
+
+    runs = MlflowRuns(folder, sweep)
+    try:
+        runs.connect()
+        delivered = runs.deliver_new()
+        runs.finish()
+    except UserError:
+        raise
+    except Exception as error:  # whatever ails the store, the answer is to try again later
+        raise SweepError(
+            f"sweep {folder.name}: MLflow is away ({redact(first_line(error))}); when it is back: "
+            f"python sweep/status.py {folder.name} --sync"
+        ) from error
+    return delivered

@@ -1,0 +1,1 @@
+"""What one sweep is: the space and all settings."""

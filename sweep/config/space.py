@@ -1,0 +1,140 @@
+"""The search space: domains over a trial's fields, checked against what the trial accepts."""
+
+import difflib
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from trainable.common.errors import ConfigError
+from trainable.config.explain import explain
+from trainable.config.section import Section
+from trainable.config.trial import TrialConfig
+
+Value = bool | int | float | str
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+MAX_COMBINATIONS = 20_000
+"""Combinations of a section's extreme values that are tried against the trial's rules."""
+
+
+class Domain(Section):
+    """The values one field may take: exactly one of these kinds."""
+
+    loguniform: Pair | None = None
+    """[low, high]: uniform in the logarithm, as learning rates want."""
+    uniform: Pair | None = None
+    """[low, high]: uniform."""
+    integers: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, alias="int"
+    )
+    """Written `int: [low, high]`: whole numbers, both ends included."""
+    choice: Annotated[list[Value], Field(min_length=1)] | None = None
+    """Any of these values."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the kind that is set, as it is written."""
+        return next(iter(self.model_dump(by_alias=True, exclude_none=True)))
+
+    @property
+    def values(self) -> list[Any]:
+        """The two ends, or the choices."""
+        values: list[Any] = self.model_dump(by_alias=True)[self.kind]
+        return values
+
+    def extremes(self) -> list[Value]:
+        """Return the values whose validity stands for the whole domain's."""
+        if self.integers:
+            low, high = self.integers
+            return [*range(low, min(high, low + 63) + 1), *([high] if high > low + 63 else [])]
+        return list(self.values)
+
+    def contains(self, value: Any) -> bool:
+        """Say whether `value` can be drawn."""
+        if self.choice is not None:
+            return any(value == c and type(value) is type(c) for c in self.choice)
+        if isinstance(value, bool) or not isinstance(value, int if self.integers else (int, float)):
+            return False
+        low, high = self.values
+        return bool(low <= value <= high)
+
+    @model_validator(mode="after")
+    def _one_sound_kind(self) -> Self:
+        kinds = list(self.model_dump(by_alias=True, exclude_none=True))
+        if len(kinds) != 1:
+            raise ValueError(
+                "a domain has exactly one of loguniform, uniform, int, choice; "
+                f"this one has {', '.join(kinds) or 'none'}"
+            )
+        if self.choice is None:
+            low, high = self.values
+            if low > high:
+                raise ValueError(f"the range [{low}, {high}] is reversed: write [{high}, {low}]")
+            if self.loguniform and low <= 0:
+                raise ValueError(f"loguniform from {low}: a logarithm needs a lower end above 0")
+        elif len({(type(c), c) for c in self.choice}) != len(self.choice):
+            raise ValueError(f"choice {self.choice}: a value stands twice; keep one")
+        return self
+
+
+def check_space(
+    space: Mapping[str, Domain], start_points: list[dict[str, Any]], trial: TrialConfig
+) -> None:
+    """Refuse a space that could suggest an invalid trial, and start points outside it.
+
+    Raises:
+        ConfigError: a field does not exist, a value or combination of values is refused by the
+            trial, or a start point names an unknown field or a value outside its domain.
+    """
+    known = list(searchable_fields(trial))
+    for name, domain in space.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"space.{name}: the trial has no such field; {hint}")
+        for value in domain.extremes():
+            _require_valid(trial, {name: value}, alone=name, space=space)
+    for section in dict.fromkeys(name.partition(".")[0] for name in space):
+        # No rule of the trial joins fields of two sections.
+        fields = [name for name in space if name.startswith(f"{section}.")]
+        extremes = [space[name].extremes() for name in fields]
+        for values in itertools.islice(itertools.product(*extremes), MAX_COMBINATIONS):
+            _require_valid(trial, dict(zip(fields, values, strict=True)), alone=None, space=space)
+    for number, point in enumerate(start_points):
+        for name, value in point.items():
+            if name not in space:
+                raise ConfigError(
+                    f"start_points[{number}].{name}: not in the space; it has {', '.join(space)}"
+                )
+            if not space[name].contains(value):
+                raise ConfigError(
+                    f"start_points[{number}].{name} = {value!r}: outside its domain "
+                    f"{space[name].kind} {space[name].values}"
+                )
+
+
+def searchable_fields(trial: TrialConfig) -> Iterator[str]:
+    """Yield the dotted names of the trial's fields, e.g. "optim.lr"."""
+    for section, fields in trial.model_dump().items():
+        for field in fields:
+            yield f"{section}.{field}"
+
+
+def _require_valid(
+    trial: TrialConfig, values: dict[str, Any], alone: str | None, space: Mapping[str, Domain]
+) -> None:
+    try:
+        trial.with_values(values)
+    except ValidationError as error:
+        # Alone, a value may only break a rule that another searched field mends.
+        cross_field = all(problem["type"] == "value_error" for problem in error.errors())
+        if alone is not None and cross_field and len(space) > 1:
+            return
+        where = f"space.{alone}" if alone else "space"
+        shown = ", ".join(f"{name} = {value!r}" for name, value in values.items())
+        raise ConfigError(
+            f"{where}: {shown} is refused: {'; '.join(explain(error, TrialConfig))}"
+        ) from error

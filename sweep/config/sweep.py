@@ -1,0 +1,142 @@
+"""What one sweep is: the space, the search, early stopping, resources, and the base trial."""
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from sweep.config.space import Domain, check_space
+from trainable.config.section import Section
+from trainable.config.trial import TrialConfig
+
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
+
+FIXED = (
+    "train.steps",
+    "train.eval_every",
+    "train.eval_tokens",
+    "train.threads",
+    "model.context_length",
+)
+"""Fields that cannot be searched: losses of different ones could not be compared."""
+
+
+class SearchConfig(Section):
+    """How the next trial is chosen."""
+
+    algorithm: Literal["tpe", "random"] = "tpe"
+    """tpe: Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform."""
+    startup_trials: int = Field(default=10, ge=1, le=10**6)
+    """Random trials before TPE begins to model the losses."""
+
+
+class AshaConfig(Section):
+    """Asynchronous successive halving (Li et al. 2020), in optimizer steps, with one bracket."""
+
+    enabled: bool = True
+    """Stop the worse trials early; false: every trial runs to its end."""
+    grace_period: int | None = Field(default=None, ge=1)
+    """Steps that every trial gets, the first rung; unset: one evaluation interval."""
+    reduction_factor: int = Field(default=3, ge=2, le=1_000)
+    """At each rung the best 1 / reduction_factor of the trials seen there go on."""
+
+
+class TrackingConfig(Section):
+    """Recording in MLflow; MLFLOW_TRACKING_URI names another store than the project's."""
+
+    enabled: bool = True
+    """Record in MLflow beside the sweep's own index."""
+    experiment: str = Field(default="lm-sweep", min_length=1, max_length=200)
+    """MLflow experiment that holds the sweep's parent run."""
+
+
+class SweepConfig(Section):
+    """A search over learning rates and model sizes."""
+
+    name: str | None = None
+    """Name of the sweep and of its folder below results/; unset: sweep-001 and so on."""
+    num_samples: int = Field(default=32, ge=1, le=10**6)
+    """Number of trials."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the search; a trial's own is trial.train.seed."""
+    cpus_per_trial: float = Field(default=1.0, gt=0, le=4_096)
+    """CPU cores of one trial; a fraction shares a core, above 1 it must be whole."""
+    gpus_per_trial: float = Field(default=0.0, ge=0, le=1_024)
+    """GPUs of one trial; a fraction shares one GPU, above 1 it must be whole."""
+    max_concurrent: int | None = Field(default=None, ge=1)
+    """Most trials at once; unset: as many as the resources allow."""
+    max_failures: int = Field(default=2, ge=0, le=1_000)
+    """Times a trial whose worker died or raised is tried again from its last checkpoint."""
+    keep_checkpoints: int = Field(default=5, ge=1, le=10**6)
+    """Ended trials that keep their best checkpoint: the best of the sweep."""
+    search: SearchConfig = SearchConfig()
+    asha: AshaConfig = AshaConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    space: dict[str, Domain] = {}
+    """Fields to search, by dotted name, e.g. optim.lr: {loguniform: [1e-4, 3e-2]}."""
+    start_points: list[dict[str, Any]] = []
+    """Points to try first; fields left out are drawn."""
+    trial: TrialConfig = TrialConfig()
+    """What all trials share."""
+
+    @property
+    def grace_period(self) -> int:
+        """Steps before the first rung, given or derived."""
+        return self.asha.grace_period or self.trial.train.eval_interval
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps at which a trial may be stopped, ascending; empty without early stopping."""
+        rungs = []
+        rung = self.grace_period
+        while self.asha.enabled and rung < self.trial.train.steps:
+            rungs.append(rung)
+            rung *= self.asha.reduction_factor
+        return rungs
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one trial."""
+        return max(1, int(self.cpus_per_trial))
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
+            raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
+        if not self.space:
+            raise ValueError(
+                "space: empty, so there is nothing to search; name a field, e.g. "
+                "optim.lr: {loguniform: [1e-4, 3e-2]}"
+            )
+        for name in ("cpus_per_trial", "gpus_per_trial"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                raise ValueError(f"{name} {value}: above 1 it must be whole; take {round(value)}")
+        train = self.trial.train
+        swept = [n for n in self.space if n in FIXED or n.startswith("data.")]
+        if swept:
+            raise ValueError(
+                f"space.{swept[0]}: trials are compared at the same steps, on the same windows and "
+                f"threads, so data and {', '.join(FIXED)} are fixed; set them under trial"
+            )
+        if self.asha.enabled:
+            if self.grace_period > train.steps:
+                raise ValueError(
+                    f"asha.grace_period {self.grace_period} is beyond trial.train.steps "
+                    f"{train.steps}: no trial would ever be stopped; lower it"
+                )
+            if self.grace_period % train.eval_interval:
+                near = max(1, round(self.grace_period / train.eval_interval))
+                raise ValueError(
+                    f"asha.grace_period {self.grace_period} is not a multiple of the evaluation "
+                    f"interval {train.eval_interval}: rungs lie on evaluations; take "
+                    f"{near * train.eval_interval}"
+                )
+        check_space(self.space, self.start_points, self.trial)
+        return self
+
+    def trial_config(self, params: dict[str, Any]) -> TrialConfig:
+        """Return the full settings of the trial with the suggested `params`."""
+        return self.trial.with_values({**params, "train.threads": self.threads})

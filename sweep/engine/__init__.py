@@ -1,0 +1,1 @@
+"""Ray Tune, driven: its callbacks become the sweep's events."""

@@ -1,0 +1,49 @@
+"""Why a trial failed, in one telling line; and whether it was for want of disk space."""
+
+import errno
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ray.tune.experiment import Trial
+
+from sweep.common.errors import SweepError
+from sweep.common.redact import redact
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def is_disk_full(reason: str) -> bool:
+    """Say whether an error is the operating system's for a full disk or quota."""
+    return os.strerror(errno.ENOSPC) in reason or os.strerror(errno.EDQUOT) in reason
+
+
+def failure_reason(trial: Trial) -> str:
+    """Return the telling line of a trial's last error: why its worker died, or what it raised."""
+    try:
+        # Written here just now; Tune's own copy in the storage folder follows later.
+        text = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "no reason given"
+    last = text.rpartition("Failure # ")[2]
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    if not lines:
+        return "no reason given"
+    # A worker that was killed says so first; an exception's own words come last.
+    killed = "died" in lines[0] and "error raised" not in lines[0]
+    return redact(_COLOURS.sub("", lines[0] if killed else lines[-1]))[:500]
+
+
+FULL_BYTES = 2**20
+"""A disk with less room than this counts as full."""
+
+
+def disk_full_error(folder: Path) -> SweepError:
+    """Return what to say when there is no room for a sweep's files."""
+    free = shutil.disk_usage(folder).free
+    return SweepError(
+        f"sweep {folder.name}: the disk is full ({free / 2**20:,.0f} MiB free in {folder}); what "
+        "was saved is whole: make room and go on with "
+        f"`python sweep/run.py --resume {folder.name}`"
+    )

@@ -1,0 +1,145 @@
+"""From Tune's callbacks to the sweep's events: the one place that knows both."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sweep.config.sweep import SweepConfig
+from sweep.engine.failures import failure_reason, is_disk_full
+from sweep.record.events import EventLog
+from sweep.record.results import Outcome, SweepRecord
+from sweep.record.retention import prune
+from trainable.training.trainer import Evaluation
+
+METRICS = tuple(Evaluation.__dataclass_fields__)
+
+
+class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+    """Records every start, evaluation, checkpoint and outcome once, and prunes checkpoints.
+
+    Args:
+        config: the sweep.
+        folder: the sweep's folder.
+        record: kept up to date by the log's events.
+        log: where events go.
+    """
+
+    def __init__(
+        self, config: SweepConfig, folder: Path, record: SweepRecord, log: EventLog
+    ) -> None:
+        self.disk_full = False
+        """Whether the session was ended for want of disk space."""
+        self._config = config
+        self._folder = folder
+        self._record = record
+        self._log = log
+        self._started: set[str] = set()
+        self._lost: dict[str, tuple[Outcome, str, int]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Record the first start in this session; a restart is recorded by on_trial_recover."""
+        self._require_started(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Record that a trial goes on after its worker died or raised."""
+        name, reason = self._require_started(trial), failure_reason(trial)
+        if is_disk_full(reason):
+            # Every other trial would fail alike: end the session while nothing is lost.
+            self.disk_full = True
+            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
+            return
+        self._log.append("trial_restarted", trial=name, reason=reason)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
+    ) -> None:
+        """Record an evaluation, unless its step was recorded before a restart."""
+        name = trial.config["name"]
+        if result["outcome"] is not None:
+            self._lost[name] = (result["outcome"], result["notice"], result["step"])
+            return
+        if result["notice"]:
+            self._log.append("notice", trial=name, text=result["notice"])
+        known = self._record.trials[name]
+        if not known.evaluations or result["step"] > known.step:
+            metrics = {key: result[key] for key in METRICS if key in result}
+            self._log.append("evaluation", trial=name, metrics=metrics)
+
+    def on_checkpoint(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        checkpoint: tune.Checkpoint,
+        **_: Any,
+    ) -> None:
+        """Record a checkpoint, which is on disk by now."""
+        path = Path(checkpoint.path).relative_to(self._folder)
+        self._log.append(
+            "checkpoint",
+            trial=trial.config["name"],
+            step=trial.last_result["step"],
+            val_loss=trial.last_result["val_loss"],
+            path=str(path),
+        )
+        prune(self._folder, self._record, self._config.keep_checkpoints)
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
+    ) -> None:
+        """Record that a trial finished, was stopped at a rung, diverged or ran out of memory."""
+        name = trial.config["name"]
+        if name not in self._started:
+            return  # suggested, but never begun
+        if name in self._lost:
+            outcome, reason, step = self._lost[name]
+            self._end(name, outcome, step=step, reason=reason)
+            return
+        step = self._record.trials[name].step
+        if step >= self._config.trial.train.steps:
+            self._end(name, "finished", step=step)
+        else:
+            self._end(name, "stopped", step=step, rung=step)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
+        """Record that a trial failed for good."""
+        name = self._require_started(trial)
+        reason = failure_reason(trial)
+        if is_disk_full(reason):
+            return  # the session ends: the trial goes on in the next one
+        self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
+
+    def on_experiment_end(self, trials: list[Trial], **_: Any) -> None:
+        """Record what was interrupted."""
+        for trial in self._record.unfinished:
+            if trial.name in self._started and trial.outcome is None:
+                self._end(trial.name, "interrupted", step=trial.step)
+
+    def _require_started(self, trial: Trial) -> str:
+        """Return the trial's name; record its start, if a worker died before it had begun."""
+        name: str = trial.config["name"]
+        if name not in self._started:
+            self._started.add(name)
+            self._log.append("trial_started", trial=name, params=trial.config["params"])
+        return name
+
+    def _end(
+        self,
+        name: str,
+        outcome: Outcome,
+        *,
+        step: int,
+        rung: int | None = None,
+        reason: str | None = None,
+    ) -> None:
+        self._log.append(
+            "outcome", trial=name, outcome=outcome, step=step, rung=rung, reason=reason
+        )
+        prune(self._folder, self._record, self._config.keep_checkpoints)

@@ -1,0 +1,100 @@
+"""One session of a sweep: Tune run to its end or to an interruption."""
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import ray.tune.tune as tune_module
+from ray import tune
+from ray.tune.experiment import Trial
+
+from sweep.cluster.ray_patches import ForgivingController
+from sweep.config.sweep import SweepConfig
+from sweep.control.interruption import Interruption
+from sweep.engine.failures import FULL_BYTES, disk_full_error
+from sweep.engine.recorder import Recorder
+from sweep.record.events import EventLog
+from sweep.record.results import SweepRecord
+from sweep.record.retention import existing
+from sweep.search.asha import build_scheduler
+from sweep.search.optuna_search import SweepSearch
+from trainable.tune_trainable import LanguageModelTrial
+
+
+class GracefulEnd(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+    """Ends the session once a signal has come: trials report and save what they are at."""
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+        self._ended = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
+        return {}
+
+    def on_step_begin(self, **_: Any) -> None:
+        """Look, several times a second."""
+        if self._interruption.signal is not None and not self._ended:
+            self._ended = True
+            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
+
+
+def run_trials(
+    config: SweepConfig,
+    folder: Path,
+    record: SweepRecord,
+    log: EventLog,
+    concurrent: int,
+    interruption: Interruption,
+) -> None:
+    """Run the trials that are still to do, until the last has ended or a signal stops them.
+
+    `record` and `log` take in all that happens. Ray must have been started.
+
+    Raises:
+        SweepError: the disk is full.
+    """
+    tune_module.TuneController = ForgivingController  # Tune has no setting for it
+    recorder = Recorder(config, folder, record, log)
+    unfinished = record.unfinished
+    to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
+    checkpoints = {
+        trial.name: [str(folder / c.path) for c in existing(folder, trial)] for trial in unfinished
+    }
+    tuner = tune.Tuner(
+        tune.with_resources(
+            LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+        ),
+        tune_config=tune.TuneConfig(
+            num_samples=to_do,
+            search_alg=SweepSearch(config, record, checkpoints, concurrent),
+            scheduler=build_scheduler(config, record),
+            reuse_actors=True,
+            trial_dirname_creator=trial_name,
+            trial_name_creator=trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=f"session-{record.sessions}",
+            storage_path=str(folder),
+            callbacks=[recorder, GracefulEnd(interruption)],
+            # The trial says when to save: a lost one must not, at its end, either.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=config.max_failures),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception as error:
+        if not recorder.disk_full and shutil.disk_usage(folder).free > FULL_BYTES:
+            raise
+        raise disk_full_error(folder) from error
+    if recorder.disk_full:
+        raise disk_full_error(folder)
+
+
+def trial_name(trial: Trial) -> str:
+    """Return our name of a Tune trial: it is the name of its folder, too."""
+    name: str = trial.config["name"]
+    return name

@@ -1,0 +1,1 @@
+"""What makes a result trustworthy: the best trial restored and evaluated again."""

@@ -1,0 +1,99 @@
+"""From a sweep's record to a model in hand: find, verify, evaluate again, export, register."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweep.analysis.words import params_text
+from sweep.common.errors import SweepError
+from sweep.record.folder import find_sweep, read_sweep
+from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
+from sweep.record.retention import existing
+from sweep.show.commands import command, shown_path
+from trainable.checkpoint.export import export_model
+from trainable.checkpoint.folder import Manifest, load_weights, read_verified
+from trainable.common.errors import CheckpointError
+from trainable.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The best trial's best checkpoint, loaded and evaluated again."""
+
+    trial: TrialRecord
+    checkpoint: SavedCheckpoint
+    manifest: Manifest
+    trainer: Trainer
+    val_loss: float
+    """Validation loss found now, nats per token."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the recorded loss came back to the last bit."""
+        return self.val_loss == self.checkpoint.val_loss
+
+
+def load_best(folder: Path) -> Restored:
+    """Restore and evaluate the best trial of a sweep.
+
+    Raises:
+        SweepError: no trial has a usable loss.
+        CheckpointError: the trial's best checkpoint is missing or damaged.
+    """
+    record = SweepRecord.read(folder)
+    trial = record.best
+    if trial is None or trial.best is None:
+        raise SweepError(f"sweep {folder.name}: no trial has a usable loss yet")
+    best_step = trial.best["step"]
+    checkpoint = next((c for c in existing(folder, trial) if c.step == best_step), None)
+    if checkpoint is None:
+        raise CheckpointError(
+            f"sweep {folder.name}: the checkpoint of {trial.name} at step {best_step:,.0f} is "
+            f"gone; train that trial again: python sweep/run.py --resume cannot bring it back"
+        )
+    manifest, _ = read_verified(folder / checkpoint.path)
+    trainer = Trainer(manifest.config)
+    load_weights(folder / checkpoint.path, trainer.model)
+    if manifest.dataset_digest != trainer.dataset.digest:
+        raise CheckpointError(
+            f"{trial.name}: trained on dataset {manifest.dataset_digest}, but "
+            f"{trainer.dataset.folder} is {trainer.dataset.digest} now; bring the old one back"
+        )
+    return Restored(trial, checkpoint, manifest, trainer, trainer.evaluate())
+
+
+def restore_best(name: str, out: Path | None, register: str | None) -> int:
+    """Restore, check, export and, on request, register the best trial; return the exit status."""
+    folder = find_sweep(name)
+    best = load_best(folder)
+    trial, recorded = best.trial, best.checkpoint.val_loss
+    print(f"best of {name}: {trial.name} {params_text(trial.params)}")
+    print(f"checkpoint {shown_path(folder / best.checkpoint.path)}, verified")
+    print(f"val_loss recorded {recorded!r}, evaluated now {best.val_loss!r}", end=": ")
+    if best.exact:
+        print("the same to the last bit")
+    else:
+        print(f"differs by {best.val_loss - recorded:.3g}")
+        if abs(best.val_loss - recorded) > 1e-2 * abs(recorded):
+            print("error: that is too much for another machine or thread count", file=sys.stderr)
+            return 1
+    target = out or folder / "best"
+    facts = {
+        "sweep": name,
+        "sweep_id": read_sweep(folder).identity.sweep_id,
+        "trial": trial.name,
+        "step": best.checkpoint.step,
+        "val_loss": recorded,
+    }
+    trainer = best.trainer
+    tokenizer = trainer.dataset.tokenizer_file
+    export_model(target, trainer.model, best.manifest.config, tokenizer, facts)
+    print(f"exported to {shown_path(target)}")
+    if register is not None:
+        from sweep.tracking.registry import register_model  # MLflow takes seconds to import
+
+        version = register_model(register, target, folder, trial.name, best.checkpoint.step)
+        print(f"registered as {register} version {version}, alias champion")
+    if tokenizer.is_file():
+        print(f'next  {command("trainable", "generate")} {shown_path(target)} --prompt "def "')
+    return 0

@@ -1,0 +1,1 @@
+"""What a sweep will do and what it will cost, before it runs."""

@@ -1,0 +1,113 @@
+"""A sweep's folder, results/NAME/: found, made, and its sweep.json."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from sweep.common.errors import SweepError
+from sweep.config.sweep import NAME_PATTERN, NAME_RULE, SweepConfig
+from sweep.record.identity import Identity
+from trainable.common.errors import ConfigError
+from trainable.common.files import write_atomic
+from trainable.common.paths import project_folder
+from trainable.config.explain import validate
+from trainable.config.section import Section
+
+SWEEP_FILE = "sweep.json"
+
+
+class SweepFile(Section):
+    """sweep.json: the resolved config and the identity."""
+
+    identity: Identity
+    """What the sweep is made of."""
+    config: SweepConfig = Field()
+    """Every setting, defaults and flags included."""
+
+
+def results_folder() -> Path:
+    """Return the folder that holds all sweeps."""
+    return project_folder() / "results"
+
+
+def sweep_names() -> list[str]:
+    """Return the names of all sweeps, oldest first."""
+    found = [p.parent for p in results_folder().glob(f"*/{SWEEP_FILE}")]
+    return [p.name for p in sorted(found, key=lambda p: (p / SWEEP_FILE).stat().st_mtime)]
+
+
+def next_name() -> str:
+    """Return the first free name of the form sweep-001."""
+    taken = {p.name for p in results_folder().glob("*")}
+    return next(n for i in range(1, 10**9) if (n := f"sweep-{i:03d}") not in taken)
+
+
+def find_sweep(name: str) -> Path:
+    """Return the folder of a sweep.
+
+    Raises:
+        SweepError: no sweep has this name.
+    """
+    folder = results_folder() / _checked(name)
+    if not (folder / SWEEP_FILE).is_file():
+        known = ", ".join(sweep_names()[-5:]) or "none yet"
+        raise SweepError(f"sweep {name!r}: not in {results_folder()}; there are: {known}")
+    return folder
+
+
+def create_sweep(name: str, sweep: SweepFile) -> Path:
+    """Make the folder of a new sweep and write sweep.json.
+
+    Raises:
+        SweepError: the name is taken, or the folder cannot be made.
+    """
+    folder = results_folder() / _checked(name)
+    try:
+        results_folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SweepError(
+            f"results folder {results_folder()}: {error.strerror}; "
+            "set LM_SWEEP_HOME to a folder that you can write"
+        ) from error
+    try:
+        folder.mkdir(mode=0o700)
+        write_sweep(folder, sweep)
+    except FileExistsError as error:
+        raise SweepError(
+            f"--name {name}: a sweep of this name exists; go on with `--resume {name}` "
+            "or choose another name"
+        ) from error
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SweepError(f"sweep folder {folder}: {error.strerror}") from error
+    return folder
+
+
+def write_sweep(folder: Path, sweep: SweepFile) -> None:
+    """Write sweep.json, atomically."""
+    text = sweep.model_dump_json(by_alias=True, indent=2)
+    write_atomic(folder / SWEEP_FILE, text.encode())
+
+
+def read_sweep(folder: Path) -> SweepFile:
+    """Read sweep.json.
+
+    Raises:
+        SweepError: it is missing, damaged or of another version.
+    """
+    path = folder / SWEEP_FILE
+    try:
+        return validate(SweepFile, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from error
+    except (ConfigError, ValueError) as error:
+        raise SweepError(f"{path}: damaged or of another version ({error})") from error
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise SweepError(f"sweep name {name!r:.80}: must be {NAME_RULE}")
+    return name

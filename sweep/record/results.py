@@ -1,0 +1,214 @@
+"""What happened in a sweep, built from its events: trials, outcomes, the best."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from sweep.common.errors import SweepError
+from sweep.record.events import Event, read_events
+
+Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+COMPARABLE: frozenset[Outcome | None] = frozenset({"finished", "stopped", "interrupted", None})
+"""Outcomes whose losses count: a diverged or failed trial is never the best."""
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint folder that was complete when it was recorded."""
+
+    step: int
+    val_loss: float
+    path: str
+    """Relative to the sweep folder."""
+
+
+@dataclass
+class TrialRecord:
+    """One trial, as far as it has come."""
+
+    name: str
+    params: dict[str, Any]
+    """The suggestion, by dotted field."""
+    started: float
+    """Unix time of its first start, seconds."""
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+    """Reported metrics, by ascending step."""
+    checkpoints: list[SavedCheckpoint] = field(default_factory=list)
+    outcome: Outcome | None = None
+    """None while it runs, or after a crash of the driver."""
+    ended: float | None = None
+    """Unix time of the outcome, seconds."""
+    rung: int | None = None
+    """Step of the rung that stopped it."""
+    reason: str | None = None
+    """Why it diverged or failed."""
+    restarts: int = 0
+    """Times its worker died and it went on from a checkpoint."""
+
+    @property
+    def number(self) -> int:
+        """Position in the order of suggestions, from 0."""
+        return int(self.name[1:])
+
+    @property
+    def step(self) -> int:
+        """Last reported step."""
+        return int(self.evaluations[-1]["step"]) if self.evaluations else 0
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The evaluation with the lowest validation loss, the earlier of equals."""
+        return min(self.evaluations, key=lambda e: e["val_loss"], default=None)
+
+    @property
+    def best_val_loss(self) -> float:
+        """Lowest validation loss, nats per token; infinite before the first evaluation."""
+        return self.best["val_loss"] if self.best else float("inf")
+
+    @property
+    def sort_key(self) -> tuple[bool, float, int]:
+        """Orders trials from the best to the worst: comparable ones first, then by loss."""
+        return (self.outcome not in COMPARABLE, self.best_val_loss, self.number)
+
+
+@dataclass
+class SweepRecord:
+    """All trials of a sweep."""
+
+    trials: dict[str, TrialRecord] = field(default_factory=dict)
+    num_samples: int = 0
+    """Trials asked for in the last session."""
+    sessions: int = 0
+    """Times the sweep was started or resumed."""
+    seconds: float = 0.0
+    """Wall-clock time of all ended sessions."""
+    session_started: float | None = None
+    """Unix time at which the running session began; None between sessions."""
+    updated: float | None = None
+    """Unix time of the last event."""
+    holding: dict[str, TrialRecord] = field(default_factory=dict)
+    """The trials that have checkpoints."""
+    _best: TrialRecord | None = field(default=None, repr=False, compare=False)
+    _best_is_stale: bool = field(default=True, repr=False, compare=False)
+
+    @classmethod
+    def read(cls, folder: Path) -> "SweepRecord":
+        """Build the record of a sweep folder.
+
+        Raises:
+            SweepError: an event is damaged.
+        """
+        record = cls()
+        record.apply_all(read_events(folder))
+        return record
+
+    def apply_all(self, events: Iterable[Event]) -> None:
+        """Take in events in order.
+
+        Raises:
+            SweepError: an event lacks a key or names an unknown trial.
+        """
+        for number, event in enumerate(events, start=1):
+            try:
+                self.apply(event)
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise SweepError(f"event {number} of the sweep is damaged: {error!r}") from error
+
+    def apply(self, event: Event) -> None:
+        """Take in one event. Kinds and keys:
+
+        session_started: session, num_samples. session_ended: completed.
+        trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
+        evaluation: trial, metrics.
+        checkpoint: trial, step, val_loss, path. notice: trial, text.
+        outcome: trial, outcome, step, rung, reason.
+        """
+        kind = event["event"]
+        if kind == "session_started":
+            if self.session_started is not None:  # its driver was killed
+                self.seconds += (self.updated or self.session_started) - self.session_started
+            self.sessions = _of(int, event["session"])
+            self.num_samples = _of(int, event["num_samples"])
+            self.session_started = event["time"]
+        elif kind == "session_ended":
+            self.seconds += event["time"] - (self.session_started or event["time"])
+            self.session_started = None
+        elif kind == "trial_started":
+            params, name = _of(dict, event["params"]), _of(str, event["trial"])
+            if not re.fullmatch(r"t\d+", name, re.ASCII):
+                raise ValueError(f"{name!r} is no trial's name")
+            trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
+            trial.outcome = trial.ended = trial.reason = None
+            self._best_is_stale |= bool(trial.evaluations)
+        else:
+            self._apply_to_trial(self.trials[event["trial"]], kind, event)
+        self.updated = event["time"]
+
+    def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
+        if kind == "evaluation":
+            metrics = {name: _number(value) for name, value in _of(dict, event["metrics"]).items()}
+            _of(int, metrics["step"])
+            _number(metrics["val_loss"])
+            trial.evaluations.append(metrics)
+            if self._best is None or trial.sort_key < self._best.sort_key:
+                self._best_is_stale = True
+        elif kind == "checkpoint":
+            step, loss = _of(int, event["step"]), _number(event["val_loss"])
+            saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
+            trial.checkpoints.append(saved)
+            self.holding[trial.name] = trial
+        elif kind == "trial_restarted":
+            trial.restarts += 1
+        elif kind == "outcome":
+            if event["outcome"] not in OUTCOMES:
+                raise ValueError(f"unknown outcome {event['outcome']!r}")
+            trial.outcome, trial.ended = event["outcome"], event["time"]
+            self._best_is_stale |= trial is self._best and trial.outcome not in COMPARABLE
+            trial.rung = None if event["rung"] is None else _of(int, event["rung"])
+            trial.reason = None if event["reason"] is None else _of(str, event["reason"])
+
+    @property
+    def ranked(self) -> list[TrialRecord]:
+        """All trials, the best first."""
+        return sorted(self.trials.values(), key=lambda trial: trial.sort_key)
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the lowest validation loss, among those whose losses count."""
+        if self._best_is_stale:
+            counting = (t for t in self.trials.values() if t.evaluations)
+            best = min(counting, key=lambda trial: trial.sort_key, default=None)
+            self._best = best if best and best.outcome in COMPARABLE else None
+            self._best_is_stale = False
+        return self._best
+
+    @property
+    def unfinished(self) -> list[TrialRecord]:
+        """Trials that a resume goes on with, in order."""
+        return [t for t in self.trials.values() if t.outcome in (None, "interrupted")]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of trials by outcome, and of those running; no zeros."""
+        outcomes: list[str] = [trial.outcome or "running" for trial in self.trials.values()]
+        return {name: n for name in ("running", *OUTCOMES) if (n := outcomes.count(name))}
+
+
+T = TypeVar("T")
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError(f"{value!r} is no finite number")
+    return value

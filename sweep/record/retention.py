@@ -1,0 +1,50 @@
+"""Which checkpoints stay on disk: what resuming needs, and the best of the sweep."""
+
+import heapq
+import shutil
+from pathlib import Path
+
+from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
+
+
+def existing(folder: Path, trial: TrialRecord) -> list[SavedCheckpoint]:
+    """Return a trial's checkpoints that are still there, newest first."""
+    found = [c for c in trial.checkpoints if (folder / c.path).is_dir()]
+    return sorted(found, key=lambda c: c.step, reverse=True)
+
+
+def kept(trial: TrialRecord, among_the_best: bool) -> list[SavedCheckpoint]:
+    """Return the checkpoints of `trial` that must stay.
+
+    A running or interrupted trial keeps its two newest, to resume from, and its best. An ended
+    one keeps its best if it is among the best trials of the sweep, else none.
+    """
+    by_step = sorted(trial.checkpoints, key=lambda c: c.step)
+    best = min(by_step, key=lambda c: c.val_loss, default=None)
+    if trial.outcome in (None, "interrupted"):
+        return [*by_step[-2:], *([best] if best else [])]
+    return [best] if best and among_the_best else []
+
+
+def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
+    """Remove the checkpoints that need not stay; `keep_trials` ended trials keep theirs.
+
+    Called at every checkpoint and outcome, so only trials that hold checkpoints are looked at.
+    """
+    holding = list(record.holding.values())
+    ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
+    best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
+    for trial in holding:
+        keep = {c.path for c in kept(trial, trial.name in best)}
+        for checkpoint in trial.checkpoints:
+            if checkpoint.path not in keep:
+                _remove(folder, folder / checkpoint.path)
+        trial.checkpoints = [c for c in trial.checkpoints if c.path in keep]
+        if not trial.checkpoints:
+            del record.holding[trial.name]
+
+
+def _remove(folder: Path, checkpoint: Path) -> None:
+    """Remove a checkpoint folder, but nothing that is not below the sweep's own."""
+    if folder.resolve() in checkpoint.resolve().parents:
+        shutil.rmtree(checkpoint, ignore_errors=True)

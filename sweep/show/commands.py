@@ -1,0 +1,55 @@
+"""What to type next, ready to paste in the folder the user stands in."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+from trainable.common.paths import PACKAGE_PARENT, project_folder
+
+
+def next_commands(name: str, num_samples: int) -> dict[str, str]:
+    """Return what to type next, ready to paste in the folder the user stands in."""
+    run = command("sweep", "run")
+    best = shlex.quote(shown_path(project_folder() / "results" / name / "best"))
+    return {
+        "best": f"{command('sweep', 'best')} {name}",
+        "generate": f'{command("trainable", "generate")} {best} --prompt "def "',
+        "resume": f"{run} --resume {name} --num-samples {num_samples}",
+        "extend": f"{run} --resume {name} --num-samples {2 * num_samples}",
+        "mlflow": mlflow_command(),
+    }
+
+
+def command(package: str, module: str) -> str:
+    """Return how to call one of our commands from here with this Python."""
+    script = PACKAGE_PARENT / package / f"{module}.py"
+    in_checkout = (PACKAGE_PARENT / "pyproject.toml").is_file()
+    target = shlex.quote(shown_path(script)) if in_checkout else f"-m {package}.{module}"
+    return f"{_python()} {target}"
+
+
+def mlflow_command() -> str:
+    """Return how to open MLflow's pages on the project's store."""
+    here = Path.cwd() == project_folder()
+    mlflow = shlex.quote(str(Path(sys.executable).parent / "mlflow"))
+    if shutil.which("mlflow") == str(Path(sys.executable).parent / "mlflow"):
+        mlflow = "mlflow"
+    return f"{mlflow} ui" if here else f"(cd {shlex.quote(str(project_folder()))} && {mlflow} ui)"
+
+
+def shown_path(path: Path) -> str:
+    """Return a path below the working folder relative to it, any other in full."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _python() -> str:
+    for name in ("python", "python3"):
+        found = shutil.which(name)
+        if found and os.path.dirname(found) == os.path.dirname(sys.executable):
+            return name
+    return shlex.quote(shown_path(Path(sys.executable)))

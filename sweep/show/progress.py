@@ -1,0 +1,148 @@
+"""The sweep as it runs: a live table in a terminal, a few plain lines elsewhere."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sweep.analysis.words import counts_text, duration, outcome_text, params_text
+from sweep.config.sweep import SweepConfig
+from sweep.plan.share import expected_share
+from sweep.record.events import Event
+from sweep.record.results import SweepRecord, TrialRecord
+from sweep.show.console import say
+
+PLAIN_LINES = 16
+"""Ended trials that plain output tells of, at most; a larger sweep tells of every n-th."""
+
+
+class Progress:
+    """Shows a sweep's events; a context manager around the session.
+
+    Args:
+        config: the sweep.
+        record: kept up to date by whoever sends the events.
+        expected_seconds: from the plan; None if it was not probed.
+        console: where to.
+        trouble: says what ails MLflow, or None.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        record: SweepRecord,
+        expected_seconds: float | None,
+        console: Console,
+        trouble: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._record = record
+        self._expected_seconds = expected_seconds
+        steps = config.num_samples * config.trial.train.steps
+        self._expected_steps = expected_share(config) * steps
+        self._console = console
+        self._trouble = trouble
+        self._started = time.monotonic()
+        self._steps_before = self._steps_done()
+        self._ended_before = self._ended()
+        self._live: Live | None = None
+
+    def __enter__(self) -> "Progress":
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=2
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def notice(self, event: Event) -> None:
+        """Show what just happened."""
+        kind = event["event"]
+        if kind in ("trial_restarted", "notice"):
+            text = event.get("reason") or event.get("text")
+            say(self._console, f"{event['trial']}: {text}")
+        elif kind == "outcome":
+            trial = self._record.trials[event["trial"]]
+            if trial.outcome in ("failed", "out_of_memory"):
+                say(self._console, f"{trial.name} {outcome_text(trial)}: {trial.reason}")
+            elif self._live is None and self._tells(trial):
+                say(self._console, self._plain_line(trial))
+
+    def _tells(self, trial: TrialRecord) -> bool:
+        every = -(-self._config.num_samples // PLAIN_LINES)
+        return self._ended() % every == 0 or self._ended() == self._config.num_samples
+
+    def _plain_line(self, trial: TrialRecord) -> str:
+        best = self._record.best
+        so_far = f"best {best.best_val_loss:.4f} ({best.name})" if best else "no loss yet"
+        loss = (
+            "-"
+            if trial.outcome == "diverged" or not trial.evaluations
+            else f"{trial.best_val_loss:.4f}"
+        )
+        return (
+            f"[{self._ended()}/{self._config.num_samples}] {trial.name} "
+            f"{params_text(trial.params)}: {loss}, {outcome_text(trial)}; {so_far}; "
+            f"{self._time_left()} left"
+        )
+
+    def _render(self) -> Group:
+        best = self._record.best
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=self._config.num_samples, completed=self._ended(), width=24)
+        elapsed = duration(time.monotonic() - self._started)
+        head.add_row(
+            bar,
+            f"{self._ended()}/{self._config.num_samples} trials",
+            f"{elapsed}, {self._time_left()} left",
+        )
+        lines: list[Text | Table] = [head, Text(counts_text(self._record))]
+        if best:
+            lines.append(
+                Text(f"best {best.best_val_loss:.4f}  {best.name}  {params_text(best.params)}")
+            )
+        running = Table.grid(padding=(0, 2))
+        for trial in self._record.trials.values():
+            if trial.outcome is None:
+                loss = f"{trial.evaluations[-1]['val_loss']:.4f}" if trial.evaluations else "..."
+                running.add_row(
+                    f"  {trial.name}",
+                    params_text(trial.params),
+                    f"step {trial.step:,}/{self._config.trial.train.steps:,}",
+                    loss,
+                )
+        lines.append(running)
+        if trouble := self._trouble():
+            lines.append(Text(f"MLflow is away, training goes on: {trouble}", style="yellow"))
+        return Group(*lines)
+
+    def _ended(self) -> int:
+        return sum(trial.outcome is not None for trial in self._record.trials.values())
+
+    def _steps_done(self) -> int:
+        return sum(trial.step for trial in self._record.trials.values())
+
+    def _time_left(self) -> str:
+        """Return the time left: by the pace in steps and in trials, at first by the plan."""
+        elapsed = time.monotonic() - self._started
+        done, ended = self._steps_done(), self._ended()
+        guesses = []
+        if done > self._steps_before:
+            left = max(0.0, self._expected_steps - done)
+            guesses.append(elapsed / (done - self._steps_before) * left)
+        if ended > self._ended_before:
+            to_do = self._config.num_samples - ended
+            guesses.append(elapsed / (ended - self._ended_before) * to_do)
+        if not guesses:
+            if self._expected_seconds is None:
+                return "?"
+            guesses.append(self._expected_seconds)
+        return "about " + duration(sum(guesses) / len(guesses))

@@ -1,0 +1,71 @@
+"""What a sweep prints after its trials ran: how it ended, its tables, how to go on."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from sweep.analysis.words import counts_text, duration, params_text
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord
+from sweep.show.commands import next_commands
+from sweep.show.console import say
+from sweep.show.tables import best_by_size, leaderboard
+
+
+def interrupted_text(name: str, record: SweepRecord, num_samples: int) -> str:
+    """Return what to say of a sweep that a signal ended."""
+    resume = next_commands(name, num_samples)["resume"]
+    return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
+
+
+def ray_died_text(name: str) -> str:
+    """Return what to say of a sweep whose Ray is gone."""
+    return (
+        f"error: sweep {name}: Ray died (killed, or out of memory?); the trials are saved, "
+        f"go on with `python sweep/run.py --resume {name}`"
+    )
+
+
+def show_summary(
+    folder: Path,
+    config: SweepConfig,
+    record: SweepRecord,
+    page: str | None,
+    console: Console,
+) -> None:
+    """Print how a sweep ended, its leaderboard, and what can be done with it.
+
+    Args:
+        folder: the sweep's.
+        config: its settings.
+        record: what happened in it.
+        page: address of its page in MLflow; None: it is not recorded there.
+        console: where to.
+    """
+    steps = sum(trial.step for trial in record.trials.values())
+    share = steps / (len(record.trials) * config.trial.train.steps)
+    say(
+        console,
+        f"\n{folder.name}: {counts_text(record)} in {duration(record.seconds)}; "
+        f"{share:.0%} of the steps that full trials would take\n",
+    )
+    console.print(leaderboard(config, record))
+    by_size = best_by_size(config, record)
+    if by_size:
+        console.print("\nbest learning rate for each model size")
+        console.print(by_size)
+    best = record.best
+    if best is None:
+        say(console, "no trial has a usable loss; see the reasons above")
+        return
+    say(
+        console,
+        f"\nbest: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}\n",
+    )
+    console.print("next")
+    commands = next_commands(folder.name, config.num_samples)
+    lines = [commands[key] for key in ("best", "generate", "extend", "mlflow")]
+    if page is not None:
+        lines.append(f"  and open {page}")
+    for line in lines:
+        say(console, f"  {line}")

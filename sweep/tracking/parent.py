@@ -1,0 +1,106 @@
+"""A sweep's own MLflow run, the parent of its trials' runs."""
+
+import getpass
+import json
+from typing import Any
+
+from sweep.analysis.words import counts_text, params_text, show_value
+from sweep.record.folder import SweepFile
+from sweep.record.results import SweepRecord
+from sweep.tracking.view import parent_note, view_tag
+from trainable.common.paths import in_project
+
+
+def common_tags(name: str, sweep: SweepFile) -> dict[str, str]:
+    """Return the tags of all runs of the sweep called `name`."""
+    identity = sweep.identity
+    tags = {
+        "sweep.id": identity.sweep_id,
+        "sweep.name": name,
+        "dataset.digest": identity.dataset_digest,
+        "mlflow.source.name": "sweep/run.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+    }
+    if identity.git_commit:
+        tags["mlflow.source.git.commit"] = identity.git_commit
+    return tags
+
+
+def create_parent(client: Any, experiment_id: str, name: str, sweep: SweepFile) -> str:
+    """Make the parent run; return its id."""
+    identity = sweep.identity
+    run = client.create_run(
+        experiment_id,
+        start_time=int(identity.created * 1000),
+        run_name=name,
+        tags={
+            **common_tags(name, sweep),
+            **{f"version.{package}": v for package, v in identity.versions.items()},
+            "sweep.code": identity.code_digest,
+        },
+    )
+    return str(run.info.run_id)
+
+
+def complete_parent(
+    client: Any, experiment_id: str, run_id: str, name: str, sweep: SweepFile
+) -> None:
+    """Log what a parent shows, unless it was: a crash may have come between."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+
+    run = client.get_run(run_id)
+    if run.inputs.dataset_inputs:
+        return
+    identity, config = sweep.identity, sweep.config
+    client.set_experiment_tag(experiment_id, *view_tag(name, config, identity.created))
+    values = {
+        "num_samples": config.num_samples,
+        "seed": config.seed,
+        "search": config.search.algorithm,
+        "rungs": ", ".join(map(str, config.rungs)) or "none",
+        "reduction_factor": config.asha.reduction_factor,
+        "cpus_per_trial": config.cpus_per_trial,
+        "gpus_per_trial": config.gpus_per_trial,
+        "train.steps": config.trial.train.steps,
+        "train.seed": config.trial.train.seed,
+        "train.precision": config.trial.train.precision,
+        "train.attention": config.trial.train.attention,
+        "train.compile": config.trial.train.compile,
+        **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
+    }
+    if not run.data.params:
+        client.log_batch(run_id, params=[Param(k, show_value(v)) for k, v in values.items()])
+    folder = in_project(config.trial.data.dataset)
+    dataset = Dataset(
+        name=folder.name,
+        digest=identity.dataset_digest,
+        source_type="local",
+        source=json.dumps({"uri": str(folder)}),
+    )
+    context = [InputTag("mlflow.data.context", "training")]
+    client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+
+
+def describe_parent(
+    client: Any, run_id: str, name: str, sweep: SweepFile, record: SweepRecord
+) -> None:
+    """Tell on the parent run how the sweep went."""
+    from mlflow.entities import RunTag
+
+    best = record.best
+    tags = {
+        "outcomes": counts_text(record),
+        "mlflow.note.content": parent_note(name, sweep.config, record),
+    }
+    if best is not None:
+        tags["best.trial"] = best.name
+        tags["best.params"] = params_text(best.params)
+    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # a container's uid may have no name

@@ -1,0 +1,1 @@
+"""What every part of a trial uses: errors, atomic files, places, how a command ends."""

@@ -1,0 +1,1 @@
+"""The device that a trial runs on, its precision, and the memory that it keeps."""

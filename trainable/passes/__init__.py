@@ -1,0 +1,1 @@
+"""Forward and backward passes of the model, in several forms of one function."""
