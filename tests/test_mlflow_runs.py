@@ -37,9 +37,10 @@ from sweep.record.events import EVENTS_FILE, Event, read_events
 from sweep.record.folder import SweepFile
 from sweep.record.results import OUTCOMES, SweepRecord
 from sweep.status import main as status
+from sweep.tracking.calls import RUN_STATUS
 from sweep.tracking.delivery import STATE_FILE
 from sweep.tracking.registry import register_model
-from sweep.tracking.runs import RUN_STATUS, MlflowRuns
+from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.store import open_client, tracking_uri
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_address

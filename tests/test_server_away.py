@@ -40,7 +40,7 @@ MEASURED = f"""
 import sys, time
 sys.path[0] = {str(ROOT)!r}
 from sweep import run
-from sweep.tracking import Tracker
+from sweep.tracking.tracker import Tracker
 from trainable.common.command import run_command
 
 seconds = 0.0

@@ -9,7 +9,7 @@ import pytest
 from live_sweeps import make_project, run, wait_for
 
 from sweep.record.results import SweepRecord
-from sweep.tracking.runs import RUN_STATUS
+from sweep.tracking.calls import RUN_STATUS
 
 
 @pytest.fixture(scope="module")

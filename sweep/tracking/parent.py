@@ -4,10 +4,9 @@ import getpass
 import json
 from typing import Any
 
-from sweep.analysis.words import counts_text, params_text, show_value
+from sweep.analysis.words import show_value
 from sweep.record.folder import SweepFile
-from sweep.record.results import SweepRecord
-from sweep.tracking.view import parent_note, view_tag
+from sweep.tracking.view import view_tag
 from trainable.common.paths import in_project
 
 
@@ -80,23 +79,6 @@ def complete_parent(
     )
     context = [InputTag("mlflow.data.context", "training")]
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
-
-
-def describe_parent(
-    client: Any, run_id: str, name: str, sweep: SweepFile, record: SweepRecord
-) -> None:
-    """Tell on the parent run how the sweep went."""
-    from mlflow.entities import RunTag
-
-    best = record.best
-    tags = {
-        "outcomes": counts_text(record),
-        "mlflow.note.content": parent_note(name, sweep.config, record),
-    }
-    if best is not None:
-        tags["best.trial"] = best.name
-        tags["best.params"] = params_text(best.params)
-    client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
 
 
 def _user() -> str:

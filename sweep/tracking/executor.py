@@ -1,0 +1,118 @@
+"""Calls made on an MLflow store: making one twice changes nothing.
+
+A run is found by its tags before it is made, and a metric's row is identified by key, step and the
+event's own time.
+"""
+
+from typing import Any
+
+from sweep.record.folder import SweepFile
+from sweep.tracking.calls import (
+    PARENT,
+    Call,
+    EndRun,
+    GoOn,
+    LogMetrics,
+    Point,
+    SetTags,
+    StartTrial,
+)
+from sweep.tracking.parent import common_tags, complete_parent, create_parent
+
+LARGEST_BATCH = 1_000
+"""Metrics in one log_batch call: the server's limit."""
+
+
+class Executor:
+    """Makes a sweep's calls on a store, each until the store has it.
+
+    Args:
+        client: MLflow's.
+        experiment_id: the experiment that holds the runs.
+        name: the sweep's.
+        sweep: its config and identity.
+        runs: ids of runs that are known already, by the trial's name, PARENT for the sweep's own.
+    """
+
+    def __init__(
+        self, client: Any, experiment_id: str, name: str, sweep: SweepFile, runs: dict[str, str]
+    ) -> None:
+        self.experiment_id = experiment_id
+        self.runs = runs
+        self._client = client
+        self._name = name
+        self._sweep = sweep
+
+    def find_runs(self) -> None:
+        """Find this sweep's runs by their tags: our notes may be lost or late, the runs not."""
+        token = None
+        query = f"tags.`sweep.id` = '{self._sweep.identity.sweep_id}'"
+        while True:
+            page = self._client.search_runs([self.experiment_id], query, page_token=token)
+            for run in page:
+                self.runs[run.data.tags.get("sweep.trial", PARENT)] = run.info.run_id
+            token = page.token
+            if not token:
+                return
+
+    def require_parent(self) -> None:
+        """Make the parent run if there is none, and see that it shows all that it should."""
+        if PARENT not in self.runs:
+            self.runs[PARENT] = create_parent(
+                self._client, self.experiment_id, self._name, self._sweep
+            )
+        complete_parent(
+            self._client, self.experiment_id, self.runs[PARENT], self._name, self._sweep
+        )
+
+    def make(self, call: Call) -> None:
+        """Make one call.
+
+        Raises:
+            Exception: the store failed; whether it has done what was asked is not known.
+        """
+        from mlflow.entities import RunTag
+
+        match call:
+            case GoOn(run):
+                self._client.update_run(self.runs[run], status="RUNNING")
+            case StartTrial():
+                self._start(call)
+            case LogMetrics(run, points):
+                self._log(self.runs[run], points)
+            case SetTags(run, tags):
+                told = [RunTag(key, value) for key, value in tags.items()]
+                self._client.log_batch(self.runs[run], tags=told)
+            case EndRun(run, status, ended):
+                self._client.set_terminated(self.runs[run], status, ended)
+
+    def _start(self, call: StartTrial) -> None:
+        from mlflow.entities import Param
+
+        known = self.runs.get(call.trial)
+        if known is not None:
+            self._client.update_run(known, status="RUNNING")
+            if self._client.get_run(known).data.params:
+                return  # else a crash came between the run and its params
+        else:
+            run = self._client.create_run(
+                self.experiment_id,
+                start_time=call.started,
+                run_name=call.shown_as,
+                tags={
+                    **common_tags(self._name, self._sweep),
+                    "mlflow.parentRunId": self.runs[PARENT],
+                    **call.tags,
+                },
+            )
+            known = self.runs[call.trial] = str(run.info.run_id)
+        params = [Param(key, value) for key, value in call.params.items()]
+        self._client.log_batch(known, params=params)
+
+    def _log(self, run_id: str, points: tuple[Point, ...]) -> None:
+        from mlflow.entities import Metric
+
+        for start in range(0, len(points), LARGEST_BATCH):
+            batch = points[start : start + LARGEST_BATCH]
+            metrics = [Metric(p.key, p.value, p.stamp, p.step) for p in batch]
+            self._client.log_batch(run_id, metrics=metrics)
