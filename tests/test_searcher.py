@@ -13,7 +13,7 @@ from sweep_samples import SPACE, ended, evaluated, record_of, run_of, started, s
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
 from sweep.record.results import SweepRecord
-from sweep.search.optuna_search import SweepSearch
+from sweep.search.tune_search import SweepSearch
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 
@@ -42,9 +42,9 @@ def suggest(search: SweepSearch, count: int) -> list[Suggestion]:
     """Take `count` suggestions one after another, each told its loss before the next."""
     taken = []
     for _ in range(count):
-        suggestion = search.suggest(f"id-{random.random()}")  # Tune's ids are random, too
+        trial_id = f"id-{random.random()}"  # Tune's ids are random, too
+        suggestion = search.suggest(trial_id)
         taken.append(suggestion)
-        (trial_id,) = set(search._ot_trials) - search._completed_trials
         search.on_trial_complete(trial_id, {"val_loss": loss_of(suggestion["params"])})
     return taken
 
@@ -307,7 +307,7 @@ def test_the_study_knows_each_trial_by_its_outcome() -> None:
         run_of("t003", {0: 5.0}, "out_of_memory"),
         run_of("t004", {0: 5.0, 10: 1.5}, "failed"),
     )
-    assert [(t.state, t.value, t.params) for t in search._ot_study.trials] == [
+    assert [(t.state, t.value, t.params) for t in search.method.study.trials] == [
         (TrialState.COMPLETE, 2.5, params),  # the last loss, as Tune tells it, not the best
         (TrialState.COMPLETE, 4.0, params),
         (TrialState.COMPLETE, OBJECTIVE_OF_A_LOST_TRIAL, params),
@@ -332,15 +332,15 @@ def test_nothing_is_left_running_once_all_are_told() -> None:
     search.on_trial_complete("2", error=True)
     for number in range(3, 7):
         search.on_trial_complete(str(number), {"val_loss": 4.0})
-    states = Counter(t.state for t in search._ot_study.trials)
+    states = Counter(t.state for t in search.method.study.trials)
     assert states == {TrialState.COMPLETE: 7, TrialState.FAIL: 2}
-    assert search._ot_study.best_value == 3.0
+    assert search.method.study.best_value == 3.0
 
 
 def test_two_sweeps_share_nothing() -> None:
     config = sweep_config()
     first = new_search(config)
     suggest(first, 3)
-    assert len(new_search(config)._ot_study.trials) == 0
+    assert len(new_search(config).method.study.trials) == 0
     assert SPACE.keys() == new_search(config).suggest("a")["params"].keys()
     assert SweepRecord().trials == {}

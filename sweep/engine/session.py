@@ -18,7 +18,7 @@ from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.record.retention import existing
 from sweep.search.asha import build_scheduler
-from sweep.search.optuna_search import SweepSearch
+from sweep.search.tune_search import SweepSearch
 from trainable.tune_trainable import LanguageModelTrial
 
 

@@ -1,20 +1,20 @@
-"""When a trial is stopped early: Ray's ASHA, with rungs that survive a resume."""
+"""When a trial is stopped early: the rule of the rungs, as Tune's scheduler asks for it."""
 
 from typing import Any
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
+from sweep.search.rungs import Rungs
 
 
-class ResumableAsha(ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
-    """Asynchronous successive halving (Li et al. 2020) over one bracket, in optimizer steps.
+class ResumableAsha(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
+    """Starts trials in their order, and stops those that a rung stops.
 
-    At a rung a trial is stopped if its loss is above the best 1 / reduction_factor of the losses
-    recorded there before it. The rungs are a function of the recorded evaluations, so a resume
-    refills them from the record, and a trial never enters a rung that it has passed.
+    The rungs are a function of the recorded evaluations, so a resume refills them from the record.
+    They know trials by our names: one that a resume or a restart goes on with keeps its places.
 
     Args:
         config: the sweep.
@@ -22,39 +22,21 @@ class ResumableAsha(ASHAScheduler):  # type: ignore[misc]  # Ray is untyped
     """
 
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
-        super().__init__(
-            time_attr="step",
-            metric="val_loss",
-            mode="min",
-            max_t=config.trial.train.steps,
-            grace_period=config.grace_period,
-            reduction_factor=config.asha.reduction_factor,
-            brackets=1,
-        )
-        (bracket,) = self._brackets
-        self._rungs: dict[int, dict[str, float]] = {int(at): seen for at, seen in bracket._rungs}
+        super().__init__()
+        self._rungs = Rungs(config.rungs, config.asha.reduction_factor)
         for trial in record.trials.values():
             for evaluation in trial.evaluations:
-                if evaluation["step"] in self._rungs:
-                    # Tune compares rewards: the higher, the better.
-                    self._rungs[int(evaluation["step"])][trial.name] = -evaluation["val_loss"]
+                self._rungs.arrive(int(evaluation["step"]), trial.name, evaluation["val_loss"])
 
-    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Take a trial in; a resumed one keeps its places in the rungs."""
-        super().on_trial_add(tune_controller, trial)
-        for seen in self._rungs.values():
-            if trial.config["name"] in seen:
-                seen[trial.trial_id] = seen.pop(trial.config["name"])
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Decide on an evaluation.
 
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """Let go of a trial; the stand-in for a lost trial's loss enters no rung.
-
-        It would: Tune tells of a last result twice, and a border is interpolated between losses.
+        Tune does not ask about a trial that says it is done: a lost one's stand-in for a loss
+        enters no rung.
         """
-        if result.get("outcome") is None:
-            super().on_trial_complete(tune_controller, trial, result)
-        else:
-            self.on_trial_remove(tune_controller, trial)
+        goes_on = self._rungs.arrive(result["step"], trial.config["name"], result["val_loss"])
+        decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        return decision
 
 
 def build_scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:

@@ -1,8 +1,7 @@
-"""Which trial comes next: Ray's OptunaSearch, made repeatable and resumable.
+"""The search methods in Optuna, TPE and random, made repeatable and resumable.
 
-The n-th suggestion is a pure function of the seed, n, and the results known by then: a new sampler
-is seeded for each. A resume rebuilds the study from the sweep's own record, so there is no second
-store that could disagree, and nothing is unpickled.
+A new sampler is seeded for each suggestion. A resume rebuilds the study from the sweep's own
+record, so there is no second store that could disagree, and nothing is unpickled.
 """
 
 from collections.abc import Mapping
@@ -17,88 +16,58 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from ray.tune.search.optuna import OptunaSearch
+from optuna.trial import TrialState
 
 from sweep.config.space import Domain
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
-from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
+from sweep.search.ask_tell import told_loss
 
 
-class SweepSearch(OptunaSearch):  # type: ignore[misc]  # Ray is untyped
-    """Suggests trials for one session of a sweep.
-
-    First the unfinished trials of earlier sessions, from their checkpoints, then new ones.
+class OptunaMethod:
+    """A search method (see AskTell) by one of Optuna's samplers.
 
     Args:
         config: the sweep.
         record: what earlier sessions did.
-        checkpoints: for each unfinished trial its checkpoint folders, newest first.
-        concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
-            each knows all the results there are.
     """
 
-    def __init__(
-        self,
-        config: SweepConfig,
-        record: SweepRecord,
-        checkpoints: Mapping[str, list[str]],
-        concurrent: int,
-    ) -> None:
+    def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._config = config
-        self._checkpoints = dict(checkpoints)
-        self._concurrent = concurrent
-        self._running: set[str] = set()
-        self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
-        # A driver may have been killed when a later trial had begun and an earlier one had not.
-        self._taken = {trial.number for trial in record.trials.values()}
-        self._next_number = 0
-        space = {name: distribution(domain) for name, domain in config.space.items()}
-        super().__init__(space=space, metric="val_loss", mode="min", sampler=RandomSampler())
+        self._space = {name: distribution(domain) for name, domain in config.space.items()}
+        self._asked: dict[int, optuna.trial.Trial] = {}
+        self._waiting = {trial.number for trial in record.unfinished}
+        self.study = optuna.create_study(sampler=RandomSampler())
+        """What Optuna knows of the sweep."""
         for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
-            if trial in self._resuming:  # TPE weighs trials by their place: it stays
-                self._ot_study.enqueue_trial(trial.params)
+            if trial.number in self._waiting:  # TPE weighs trials by their place: it stays
+                self.study.enqueue_trial(trial.params)
             else:
-                self._ot_study.add_trial(_closed(trial, space))
+                self.study.add_trial(self._ended(trial))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the Tune config of the next trial (see LanguageModelTrial); None: not yet."""
-        if len(self._running) >= self._concurrent:
-            return None
-        self._running.add(trial_id)
-        if self._resuming:
-            name, fixed = self._resuming.pop(0).name, {}
-        else:
-            while self._next_number in self._taken:
-                self._next_number += 1
-            number = self._next_number
-            self._taken.add(number)
-            points = self._config.start_points
-            name, fixed = f"t{number:03d}", points[number] if number < len(points) else {}
-        if fixed:
-            self._ot_study.enqueue_trial(fixed)
-        self._ot_study.sampler = sampler(self._config.search, self._config.seed, int(name[1:]))
-        super().suggest(trial_id)
-        params: dict[str, Any] = self._ot_trials[trial_id].params
-        gpus = self._config.gpus_per_trial
-        return {
-            "name": name,
-            "params": params,
-            "trial": self._config.trial_config(params).model_dump(),
-            "resume_from": self._checkpoints.get(name, []),
-            "gpu_share": gpus if 0 < gpus < 1 else None,
-        }
+    def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters of trial `number`, those of `fixed` as they are there."""
+        if fixed and number not in self._waiting:
+            self.study.enqueue_trial(dict(fixed))
+        self.study.sampler = sampler(self._config.search, self._config.seed, number)
+        self._asked[number] = self.study.ask(self._space)
+        return self._asked[number].params
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Learn from a trial that ended."""
-        self._running.discard(trial_id)
-        super().on_trial_complete(trial_id, result, error)
+    def tell(self, number: int, loss: float | None) -> None:
+        """Take in the last loss of a trial; None: it failed."""
+        state = TrialState.FAIL if loss is None else TrialState.COMPLETE
+        self.study.tell(self._asked.pop(number), loss, state)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: stopped trials count with their last loss, not with their curve."""
+    def _ended(self, trial: TrialRecord) -> optuna.trial.FrozenTrial:
+        """Return a trial of an earlier session as the study was told of it."""
+        loss = told_loss(trial)
+        return optuna.trial.create_trial(
+            state=TrialState.FAIL if loss is None else TrialState.COMPLETE,
+            value=loss,
+            params=trial.params,
+            distributions=self._space,
+        )
 
 
 def distribution(domain: Domain) -> BaseDistribution:
@@ -124,18 +93,4 @@ def sampler(config: SearchConfig, seed: int, number: int) -> BaseSampler:
         group=False,
         constant_liar=True,
         seed=own_seed,
-    )
-
-
-def _closed(trial: TrialRecord, space: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    """Return an ended trial of an earlier session as Optuna was told of it."""
-    state, value = optuna.trial.TrialState.COMPLETE, None
-    if trial.outcome in ("finished", "stopped"):
-        value = trial.evaluations[-1]["val_loss"]
-    elif trial.outcome in ("diverged", "out_of_memory"):
-        value = OBJECTIVE_OF_A_LOST_TRIAL
-    else:
-        state = optuna.trial.TrialState.FAIL
-    return optuna.trial.create_trial(
-        state=state, value=value, params=trial.params, distributions=space
     )

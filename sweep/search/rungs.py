@@ -1,0 +1,72 @@
+"""The rule of early stopping: asynchronous successive halving over one bracket."""
+
+import bisect
+from collections.abc import Hashable, Iterable, Iterator
+
+from sweep.record.events import Event
+
+Arrival = tuple[Hashable, int, float]
+"""A trial, the step of an evaluation, and its validation loss."""
+
+
+class Rungs:
+    """The losses seen at each rung, and what they decide (Li et al. 2020, algorithm 2, stopping).
+
+    At a rung a trial goes on if its loss is within the best 1 / reduction_factor of the losses
+    that arrived there before it; between two of them the border is interpolated as by
+    numpy.percentile. So the first to arrive goes on. A trial enters a rung once, at its very step.
+
+    Args:
+        steps: the rungs, in optimizer steps.
+        reduction_factor: the eta of the paper.
+    """
+
+    def __init__(self, steps: Iterable[int], reduction_factor: int) -> None:
+        # In percent and back, as Ray's scheduler computes it: the same bits.
+        self._quantile = (1 - 1 / reduction_factor) * 100 / 100
+        self._rewards: dict[int, list[float]] = {step: [] for step in steps}
+        """By rung, the negated losses in ascending order: the best third is the top one."""
+        self._entered: dict[int, set[Hashable]] = {step: set() for step in self._rewards}
+
+    def arrive(self, step: int, trial: Hashable, loss: float) -> bool:
+        """Take in a trial's loss at a step; return whether the trial goes on.
+
+        It does where no rung lies, and where it had entered the rung before.
+        """
+        rewards = self._rewards.get(step)
+        if rewards is None or trial in self._entered[step]:
+            return True
+        goes_on = not rewards or not -loss < self._border(rewards)
+        bisect.insort(rewards, -loss)
+        self._entered[step].add(trial)
+        return goes_on
+
+    def replay(self, arrivals: Iterable[Arrival]) -> dict[tuple[Hashable, int], bool]:
+        """Take in evaluations in the order in which they were recorded (see `recorded`).
+
+        Returns:
+            By trial and rung, whether the trial went on, by the losses that had arrived before.
+        """
+        decisions: dict[tuple[Hashable, int], bool] = {}
+        for trial, step, loss in arrivals:
+            if step in self._rewards and (trial, step) not in decisions:
+                decisions[trial, step] = self.arrive(step, trial, loss)
+        return decisions
+
+    def _border(self, rewards: list[float]) -> float:
+        """Return the quantile of ascending numbers, to the bit as numpy.percentile has it."""
+        place = (len(rewards) - 1) * self._quantile
+        low = int(place)
+        below, above = rewards[low], rewards[min(low + 1, len(rewards) - 1)]
+        share, gap = place - low, above - below
+        return above - gap * (1 - share) if share >= 0.5 else below + gap * share
+
+
+def recorded(events: Iterable[Event]) -> Iterator[Arrival]:
+    """Yield the evaluations among a sweep's events, in the order in which they were recorded.
+
+    A lost trial's last report is none: it enters no rung.
+    """
+    for event in events:
+        if event["event"] == "evaluation":
+            yield event["trial"], event["metrics"]["step"], event["metrics"]["val_loss"]

@@ -1,0 +1,85 @@
+"""Which trial comes next, as Tune asks for it: unfinished ones first, then a method's new ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord
+from sweep.search.ask_tell import build_method
+
+
+class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
+    """Suggests trials for one session of a sweep.
+
+    First the unfinished trials of earlier sessions, from their checkpoints, then new ones. It
+    numbers the trials; their parameters are those of the sweep's search method. Of results on the
+    way it tells the method nothing: stopped trials count with their last loss, not with their
+    curve.
+
+    Args:
+        config: the sweep.
+        record: what earlier sessions did.
+        checkpoints: for each unfinished trial its checkpoint folders, newest first.
+        concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
+            each knows all the results there are.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        record: SweepRecord,
+        checkpoints: Mapping[str, list[str]],
+        concurrent: int,
+    ) -> None:
+        super().__init__(metric="val_loss", mode="min")
+        self.method = build_method(config, record)
+        self._config = config
+        self._checkpoints = dict(checkpoints)
+        self._concurrent = concurrent
+        self._running: dict[str, int] = {}
+        """Numbers of the trials that run, by Tune's id."""
+        self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
+        # A driver may have been killed when a later trial had begun and an earlier one had not.
+        self._taken = {trial.number for trial in record.trials.values()}
+        self._next_number = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the Tune config of the next trial (see LanguageModelTrial); None: not yet."""
+        if len(self._running) >= self._concurrent:
+            return None
+        number, fixed = self._next()
+        self._running[trial_id] = number
+        params = self.method.ask(number, fixed)
+        gpus, name = self._config.gpus_per_trial, f"t{number:03d}"
+        return {
+            "name": name,
+            "params": params,
+            "trial": self._config.trial_config(params).model_dump(),
+            "resume_from": self._checkpoints.get(name, []),
+            "gpu_share": gpus if 0 < gpus < 1 else None,
+        }
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell the method of a trial that ended; of one without a result, as of one that failed."""
+        number = self._running.pop(trial_id, None)
+        if number is not None:
+            self.method.tell(number, result["val_loss"] if result and not error else None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: a resume reads the sweep's record."""
+
+    def _next(self) -> tuple[int, Mapping[str, Any]]:
+        """Return the number of the next trial, and what is given of its parameters."""
+        if self._resuming:
+            trial = self._resuming.pop(0)
+            return trial.number, trial.params
+        while self._next_number in self._taken:
+            self._next_number += 1
+        number = self._next_number
+        self._taken.add(number)
+        points = self._config.start_points
+        return number, points[number] if number < len(points) else {}
