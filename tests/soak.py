@@ -1,14 +1,14 @@
 """A soak: sweeps under random kills of workers and of the driver, resumed until they end.
 
-`python tests/soak.py --minutes 30 --seed 0` runs sweep after sweep in a temporary project, kills a
-worker or the driver every few seconds, resumes, and at the end accounts for every trial. It exits
-with 1 if a trial is lost, failed or ended twice, a run is left RUNNING, or a process or temporary
-folder is left over.
+`python tests/soak.py --minutes 30 --seed 0` runs sweep after sweep, each the first one of a project
+of its own, and resumes it after each kill. It kills a worker or the driver every few seconds, the
+driver within the first five seconds of a first session, and either of them right after a trial's
+last checkpoint. At the end it accounts for every trial, and exits with 1 if a trial is lost, failed
+or ended twice, a run is left RUNNING, or a process or temporary folder is left over.
 """
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -18,18 +18,23 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from live_sweeps import ROOT, WORKER, descendants, make_project, processes
+from live_sweeps import ROOT, WORKER, descendants, events, make_project, processes
 
 from sweep.record.results import SweepRecord
 
+NAME = "soak"
 TRIALS = 6
 STEPS = 10_000
+FIRST = ["--num-samples", str(TRIALS), "--max-failures", "50"]
+FIRST += ["--trial.train.steps", str(STEPS), "--trial.train.eval-every", "100"]
 LONGEST_END_SECONDS = 180.0
 """How long the processes of a killed Ray may take to end by themselves."""
+DRIVER_SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 Process = tuple[int, str]
 """A pid and the moment of its start, since pids are used again."""
 
@@ -50,65 +55,121 @@ def begun(pid: int) -> Process | None:
     return (pid, fields[19]) if fields[0] != "Z" else None
 
 
-def run_once(
-    home: Path,
-    name: str,
-    rng: random.Random,
-    deadline: float,
-    kills: Counter,
-    seen: set[Process],
-) -> bool:
-    """Start or resume a sweep and kill parts of it; say whether it came to its end.
+class Soak:
+    """Runs and kills sweeps, and counts what it did."""
 
-    The processes below it are added to `seen`.
-    """
-    exists = (home / "results" / name / "sweep.json").exists()
-    what = ("--resume", name) if exists else ("--config", str(home / "sweep.yaml"), "--name", name)
-    size = (
-        ("--num-samples", str(TRIALS))
-        if exists
-        else (
-            "--num-samples",
-            str(TRIALS),
-            "--trial.train.steps",
-            str(STEPS),
-            "--trial.train.eval-every",
-            "100",
-            "--max-failures",
-            "50",
-        )
-    )
-    with (home / "output.txt").open("a") as output:
-        sweep = subprocess.Popen(
-            [sys.executable, str(ROOT / "sweep/run.py"), *what, *size],
-            env=environment(home),
-            cwd=home,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    def __init__(self, home: Path, rng: random.Random, deadline: float) -> None:
+        self.home, self.rng, self.deadline = home, rng, deadline
+        self.kills: Counter[str] = Counter()
+        self.seen: set[Process] = set()
+        """All processes that ran below a driver."""
+
+    def run_session(self, project: Path) -> bool:
+        """Start or resume a project's sweep and kill parts of it; say whether it ended."""
+        folder = project / "results" / NAME
+        if (folder / "sweep.json").exists():
+            what = ["--resume", NAME, "--num-samples", str(TRIALS)]
+        else:
+            what = ["--config", str(project / "sweep.yaml"), "--name", NAME, *FIRST]
+        before = len(events(folder))
+        with (project / "output.txt").open("a") as output:
+            sweep = subprocess.Popen(
+                [sys.executable, str(ROOT / "sweep/run.py"), *what],
+                env=environment(project),
+                cwd=project,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        if before == 0 and self.rng.random() < 0.7:
+            self._watch(sweep, lambda: False, self.rng.uniform(0.0, 5.0))
+            if self._may_kill(sweep):
+                self._end_driver(sweep, "in its first five seconds")
+                return False
         while sweep.poll() is None:
-            strike = time.monotonic() + rng.uniform(3.0, 9.0)
-            while time.monotonic() < strike and sweep.poll() is None:
-                seen.update(filter(None, map(begun, descendants(sweep.pid))))
-                time.sleep(0.2)
-            if time.monotonic() > deadline or sweep.poll() is not None:
+            known = len(events(folder))
+
+            def last_saved(known: int = known) -> bool:
+                told = events(folder)[known:]
+                return any(e["event"] == "checkpoint" and e["step"] == STEPS for e in told)
+
+            saved = self._watch(sweep, last_saved, self.rng.uniform(3.0, 9.0))
+            if not self._may_kill(sweep):
                 continue  # no more kills: let it end
-            if rng.random() < 0.3:
-                number = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-                os.kill(sweep.pid, number)
-                sweep.wait()
-                kills[f"driver {number.name}"] += 1
+            when = "after a last checkpoint" if saved else "at random"
+            if saved:
+                time.sleep(self.rng.choice([0.0, 0.0, self.rng.uniform(0.0, 0.05)]))
+            if self.rng.random() < (0.5 if saved else 0.3):
+                self._end_driver(sweep, when)
                 return False
             victims = processes(sweep.pid, WORKER)
             if victims:  # else none has started yet
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(victims), signal.SIGKILL)
-                    kills["worker SIGKILL"] += 1
-    if sweep.returncode not in (0, 1):
-        kills[f"exit {sweep.returncode}"] += 1
-    record = SweepRecord.read(home / "results" / name)
-    return len(record.trials) == TRIALS and not record.unfinished
+                    os.kill(self.rng.choice(victims), signal.SIGKILL)
+                    self.kills[f"worker {when}"] += 1
+        if sweep.returncode not in (0, 1):
+            self.kills[f"exit {sweep.returncode}"] += 1
+        if not (folder / "sweep.json").exists():
+            return False
+        record = SweepRecord.read(folder)
+        return len(record.trials) == TRIALS and not record.unfinished
+
+    def _watch(
+        self, sweep: subprocess.Popen, condition: Callable[[], bool], seconds: float
+    ) -> bool:
+        """Wait for a condition, some seconds, or the end; say whether it was the condition."""
+        strike = time.monotonic() + seconds
+        while time.monotonic() < strike and sweep.poll() is None:
+            if condition():
+                return True
+            self.seen.update(filter(None, map(begun, descendants(sweep.pid))))
+            time.sleep(0.02)
+        return False
+
+    def _may_kill(self, sweep: subprocess.Popen) -> bool:
+        return time.monotonic() < self.deadline and sweep.poll() is None
+
+    def _end_driver(self, sweep: subprocess.Popen, when: str) -> None:
+        number = self.rng.choice(DRIVER_SIGNALS)
+        self.seen.update(filter(None, map(begun, descendants(sweep.pid))))
+        os.kill(sweep.pid, number)
+        sweep.wait()
+        self.kills[f"driver {when}"] += 1
+
+
+def faults_of(project: Path) -> list[str]:
+    """Return what is wrong with a project's finished sweep, in words."""
+    from mlflow import MlflowClient
+
+    faults = []
+    folder = project / "results" / NAME
+    ended = Counter(
+        e["trial"]
+        for e in events(folder)
+        if e["event"] == "outcome" and e["outcome"] != "interrupted"
+    )
+    record = SweepRecord.read(folder)
+    if sorted(ended) != [f"t{n:03d}" for n in range(TRIALS)] or set(ended.values()) != {1}:
+        faults.append(f"outcomes {dict(ended)}")
+    params = {tuple(trial.params.values()) for trial in record.trials.values()}
+    if len(params) != TRIALS:
+        faults.append("a configuration was suggested twice")
+    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs(["1"], max_results=1000)
+    if len(runs) != TRIALS + 1 or {run.info.status for run in runs} != {"FINISHED"}:
+        faults.append(f"{len(runs)} runs, {[run.info.status for run in runs]}")
+    for trial in record.trials.values():
+        if trial.outcome == "failed":  # kills alone must not fail a trial
+            faults.append(f"{trial.name}: failed: {trial.reason}")
+        steps = [e["step"] for e in trial.evaluations]
+        if steps != sorted(set(steps)):
+            faults.append(f"{trial.name}: doubled steps")
+        if trial.step == STEPS and trial.outcome != "finished":
+            faults.append(f"{trial.name}: at its last step, but {trial.outcome}")
+    left = [p.name for p in (project / "t").iterdir() if not p.name.startswith("torchinductor_")]
+    if left:
+        faults.append(f"temporary files left: {left}")
+    return [f"{project.name}: {fault}" for fault in faults]
 
 
 def wait_for_end(seen: set[Process]) -> list[Process]:
@@ -119,68 +180,36 @@ def wait_for_end(seen: set[Process]) -> list[Process]:
     return left
 
 
-def faults_of(home: Path, names: list[str]) -> list[str]:
-    """Return what is wrong with the finished sweeps, in words."""
-    from mlflow import MlflowClient
-
-    faults = []
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    for name in names:
-        lines = (home / "results" / name / "events.jsonl").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
-        ended = Counter(
-            e["trial"] for e in events if e["event"] == "outcome" and e["outcome"] != "interrupted"
-        )
-        record = SweepRecord.read(home / "results" / name)
-        if sorted(ended) != [f"t{n:03d}" for n in range(TRIALS)] or set(ended.values()) != {1}:
-            faults.append(f"{name}: outcomes {dict(ended)}")
-        params = {tuple(trial.params.values()) for trial in record.trials.values()}
-        if len(params) != TRIALS:
-            faults.append(f"{name}: a configuration was suggested twice")
-        runs = client.search_runs(["1"], f"tags.`sweep.name` = '{name}'", max_results=1000)
-        if len(runs) != TRIALS + 1 or any(run.info.status == "RUNNING" for run in runs):
-            faults.append(f"{name}: {len(runs)} runs, {[run.info.status for run in runs]}")
-        for trial in record.trials.values():
-            if trial.outcome == "failed":  # kills alone must not fail a trial
-                faults.append(f"{name} {trial.name}: failed: {trial.reason}")
-            steps = [e["step"] for e in trial.evaluations]
-            if steps != sorted(set(steps)):
-                faults.append(f"{name} {trial.name}: doubled steps")
-    left = [p.name for p in (home / "t").iterdir() if not p.name.startswith("torchinductor_")]
-    if left:
-        faults.append(f"temporary files left: {left}")
-    return faults
-
-
 def main() -> int:
     """Soak, then tell the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    rng = random.Random(arguments.seed)
     home = Path(tempfile.mkdtemp(prefix="s"))
-    make_project(home)
     deadline = time.monotonic() + 60 * arguments.minutes
-    kills: Counter = Counter()
-    names: list[str] = []
-    outcomes: Counter = Counter()
-    seen: set[Process] = set()
+    soak = Soak(home, random.Random(arguments.seed), deadline)
+    projects: list[Path] = []
+    outcomes: Counter[str | None] = Counter()
     while time.monotonic() < deadline:
-        names.append(f"soak-{len(names):03d}")
-        while not run_once(home, names[-1], rng, deadline, kills, seen):
+        project = home / f"{len(projects):03d}"
+        projects.append(project)
+        make_project(project)
+        while not soak.run_session(project):
             pass
-        record = SweepRecord.read(home / "results" / names[-1])
+        record = SweepRecord.read(project / "results" / NAME)
         outcomes.update(trial.outcome for trial in record.trials.values())
-        print(f"{names[-1]}: {record.sessions} sessions, {record.counts()}", flush=True)
-    faults = faults_of(home, names)
-    left = wait_for_end(seen)
+        print(f"{project.name}: {record.sessions} sessions, {record.counts()}", flush=True)
+    left = wait_for_end(soak.seen)
+    faults = [fault for project in projects for fault in faults_of(project)]
     if left:
         faults.append(f"processes left: {sorted(pid for pid, _ in left)}")
-    print(f"{len(names)} sweeps of {TRIALS} trials each: {dict(outcomes)}; kills: {dict(kills)}")
+    print(f"{len(projects)} first sweeps of {TRIALS} trials each: {dict(outcomes)}")
+    print(f"kills: {dict(soak.kills)}")
     for fault in faults:
         print(f"FAULT {fault}")
-    counts = f"{sum(outcomes.values())} trials, {sum(kills.values())} kills, {len(seen)} processes"
+    total = f"{sum(outcomes.values())} trials, {sum(soak.kills.values())} kills"
+    counts = f"{total}, {len(soak.seen)} processes"
     print(f"{counts}: " + ("sound" if not faults else f"{len(faults)} faults; see {home}"))
     if not faults:
         shutil.rmtree(home)
