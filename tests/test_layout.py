@@ -218,6 +218,23 @@ def test_nothing_unpickles(name: str) -> None:
         assert not isinstance(node, ast.Attribute) or node.attr not in ("restore", "from_path")
 
 
+def test_the_architecture_names_what_there_is() -> None:
+    """Its picture has the folders from the highest down, its text only files that exist."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    picture = text.split("```")[1]
+    shown = re.findall(r"^ ([a-z]+)/ ", picture, re.MULTILINE)
+    assert shown == [*reversed(ORDER["sweep"]), *reversed(ORDER["trainable"])]
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", text))
+    roots = (ROOT, ROOT / "sweep", ROOT / "trainable")
+    assert len(named) > 20
+    assert [name for name in named if not any((root / name).is_file() for root in roots)] == []
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_file_stays_short(name: str) -> None:
+    assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= 300
+
+
 @pytest.mark.parametrize("document", ["RELIABILITY.md", "SECURITY.md"])
 def test_every_test_that_a_promise_names_exists(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
