@@ -674,8 +674,8 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from trainable.checkpoint.folder import load_trial_checkpoint, save_trial_checkpoint
-from trainable.config import ModelConfig, OptimConfig, TrialConfig
-from trainable.model import Transformer
+from trainable.config.trial import ModelConfig, OptimConfig, TrialConfig
+from trainable.model.transformer import Transformer
 from trainable.training.optim import build_optimizer
 
 config = TrialConfig(model=ModelConfig(d_model=64, n_layers=2, head_dim=16, context_length=8))

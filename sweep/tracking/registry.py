@@ -6,6 +6,7 @@ from sweep.common.errors import SweepError
 from sweep.common.redact import redact
 from sweep.tracking.delivery import read_delivery
 from sweep.tracking.store import open_client, tracking_uri
+from trainable.checkpoint.export import read_export
 
 
 def register_model(name: str, exported: Path, folder: Path, trial: str, step: int) -> int:
@@ -17,7 +18,9 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
 
     Raises:
         SweepError: the sweep was not recorded in MLflow, or the store refuses.
+        CheckpointError: the export is damaged.
     """
+    read_export(exported)
     state = read_delivery(folder)
     if state is None or trial not in state["runs"]:
         raise SweepError(

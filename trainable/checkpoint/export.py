@@ -1,18 +1,20 @@
 """A model on its own: weights as safetensors, with its config and its tokenizer beside them."""
 
-import json
+import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model
 
 from trainable.checkpoint.folder import MANIFEST_FILE, load_weights, read_manifest
 from trainable.common.errors import CheckpointError, first_line
+from trainable.common.files import file_digest, fsync_folder, write_atomic
 from trainable.common.paths import in_project
-from trainable.config.section import Section
+from trainable.config.sealed import Sealed
 from trainable.config.trial import TrialConfig
 from trainable.model.transformer import Transformer
 
@@ -23,15 +25,25 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 
-class ExportedConfig(Section):
-    """config.json of an exported model."""
+class ExportedConfig(Sealed):
+    """config.json of an exported model: it vouches for the files beside it, and for itself."""
 
+    seal: ClassVar[str] = "config_blake3"
+
+    format: Literal[2] = 2
+    """Version of this layout."""
     trial: TrialConfig
     """The settings it was trained with."""
-    vocab_size: int
+    vocab_size: int = Field(ge=2)
     """Number of token ids."""
     facts: dict[str, Any]
     """Where it comes from: sweep, trial, step, losses."""
+    weights_blake3: str
+    """BLAKE3 of model.safetensors."""
+    tokenizer_blake3: str | None
+    """BLAKE3 of tokenizer.json; None where the dataset had none."""
+    config_blake3: str = ""
+    """BLAKE3 of the fields above."""
 
 
 def export_model(
@@ -39,15 +51,59 @@ def export_model(
 ) -> None:
     """Write weights, config and, where there is one, the tokenizer to `folder`.
 
+    They are their owner's alone to read and write. What was exported there before stays whole until
+    all of the new is on the disk.
+
     Raises:
-        OSError: the folder cannot be written.
+        CheckpointError: the folder cannot be written, or the disk is full.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_model(model, str(folder / WEIGHTS_FILE))
-    exported = ExportedConfig(trial=config, vocab_size=model.vocab_size, facts=facts)
-    (folder / CONFIG_FILE).write_text(exported.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if tokenizer.is_file():
-        shutil.copyfile(tokenizer, folder / TOKENIZER_FILE)
+    building = folder / ".exporting"
+    shutil.rmtree(building, ignore_errors=True)  # of an export that was killed
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        building.mkdir()
+        save_model(model, str(building / WEIGHTS_FILE))
+        names = [WEIGHTS_FILE, CONFIG_FILE]  # the config last: it vouches for the others
+        if tokenizer.is_file():
+            write_atomic(building / TOKENIZER_FILE, tokenizer.read_bytes())
+            names.insert(0, TOKENIZER_FILE)
+        digests = {name: file_digest(building / name, sync=True) for name in names[:-1]}
+        exported = ExportedConfig(
+            trial=config,
+            vocab_size=model.vocab_size,
+            facts=facts,
+            weights_blake3=digests[WEIGHTS_FILE],
+            tokenizer_blake3=digests.get(TOKENIZER_FILE),
+        )
+        write_atomic(building / CONFIG_FILE, exported.sealed().text().encode())
+        for name in names:
+            os.replace(building / name, folder / name)
+        fsync_folder(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"export to {folder}: {first_line(error)}; make room, or choose another place (--out)"
+        ) from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def read_export(folder: Path) -> ExportedConfig:
+    """Return the config of an exported model, once the digest of every file fits.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the export is of another format.
+    """
+    try:
+        config = ExportedConfig.unsealed((folder / CONFIG_FILE).read_bytes(), CONFIG_FILE)
+        vouched = {WEIGHTS_FILE: config.weights_blake3, TOKENIZER_FILE: config.tokenizer_blake3}
+        for name, digest in vouched.items():
+            if digest is not None and file_digest(folder / name) != digest:
+                raise ValueError(f"{name} does not have the digest that {CONFIG_FILE} vouches for")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder}: damaged, or of another format ({error}); export it again with sweep/best.py"
+        ) from error
+    return config
 
 
 def load_model(folder: Path) -> tuple[Transformer, Path]:
@@ -66,12 +122,11 @@ def load_model(folder: Path) -> tuple[Transformer, Path]:
             f"{folder}: neither a checkpoint ({MANIFEST_FILE}) nor an exported model "
             f"({WEIGHTS_FILE})"
         )
+    config = read_export(folder)
+    model = Transformer(config.trial.model, config.vocab_size)
     try:
-        text = (folder / CONFIG_FILE).read_text(encoding="utf-8")
-        config = ExportedConfig.model_validate(json.loads(text))
-        model = Transformer(config.trial.model, config.vocab_size)
         load_tensors(model, str(folder / WEIGHTS_FILE))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: cannot be loaded ({first_line(error)}); export it again"
         ) from error

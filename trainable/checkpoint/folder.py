@@ -8,26 +8,27 @@ import copy
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, ClassVar, Literal, cast
 
 import torch
-from blake3 import blake3
 from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.serialization import config as serialization
 
 from trainable.checkpoint.contract import read_state, restore, restore_weights, training_state
 from trainable.checkpoint.digested import DigestingWriter, MemoryFile, read_digested
-from trainable.common.errors import CheckpointError, first_line
+from trainable.common.errors import CheckpointError
 from trainable.common.files import fsync_folder, temporary_beside
-from trainable.config.section import Section
+from trainable.config.sealed import Sealed
 from trainable.config.trial import TrialConfig
 
 MANIFEST_FILE = "manifest.json"
 
 
-class Manifest(Section):
+class Manifest(Sealed):
     """Facts about a trial's checkpoint. Replacing this file is what commits a save."""
+
+    seal: ClassVar[str] = "manifest_blake3"
 
     format: Literal[2] = 2
     """Version of this layout."""
@@ -58,15 +59,6 @@ class Manifest(Section):
     def state_file(self) -> str:
         """Name of the state file beside the manifest."""
         return f"state-{self.state_blake3[:16]}.pt"
-
-    def digest(self) -> str:
-        """Return what manifest_blake3 must be."""
-        text = self.model_dump_json(exclude={"manifest_blake3"})
-        return blake3(text.encode()).hexdigest()
-
-    def text(self) -> str:
-        """Return the one spelling that read_manifest accepts."""
-        return self.model_dump_json(indent=2)
 
 
 def save_trial_checkpoint(
@@ -116,8 +108,7 @@ class Snapshot:
                 torch_version=str(torch.__version__),
                 state_blake3=writer.hexdigest(),
                 state_bytes=writer.size,
-            )
-            manifest = manifest.model_copy(update={"manifest_blake3": manifest.digest()})
+            ).sealed()
             manifest_file.write(manifest.text().encode())
             manifest_file.flush()
             # Side by side: a file system writes its journal once for both.
@@ -161,27 +152,20 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         CheckpointError: it is missing, damaged or of another format.
     """
-    path = folder / MANIFEST_FILE
     try:
-        text = path.read_bytes().decode()  # as written: read_text would take \r for \n
-    except (OSError, UnicodeDecodeError) as error:
+        content = (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
         raise CheckpointError(
             f"checkpoint {folder}: no readable {MANIFEST_FILE} ({error}): the save was not "
             "finished, or this is no checkpoint folder; use another checkpoint"
         ) from error
     try:
-        manifest = Manifest.model_validate_json(text)
+        return Manifest.unsealed(content, MANIFEST_FILE)
     except ValueError as error:
         raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST_FILE} is damaged or of another format "
-            f"({first_line(error)}); use another checkpoint, or the version that wrote it"
+            f"checkpoint {folder}: damaged or of another format ({error}); use another "
+            "checkpoint, or the version that wrote it"
         ) from error
-    if manifest.manifest_blake3 != manifest.digest() or manifest.text() != text:
-        raise CheckpointError(
-            f"checkpoint {folder}: {MANIFEST_FILE} was changed after it was written; "
-            "it is damaged: use another checkpoint"
-        )
-    return manifest
 
 
 def load_trial_checkpoint(

@@ -1,11 +1,14 @@
-"""Write files so that a crash leaves the old content or the new, never a mixture."""
+"""Files written so that a crash leaves the old content or the new, never a mixture; digests."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
+
+from blake3 import blake3
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -41,3 +44,15 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def file_digest(path: Path, *, sync: bool = False) -> str:
+    """Return the BLAKE3 of a file; with `sync`, once its content is on the disk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        if sync:
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
