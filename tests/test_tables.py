@@ -1,6 +1,7 @@
 """What the terminal shows of a sweep: leaderboard, sizes, what to type next."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -58,10 +59,24 @@ def test_the_leaderboard_shows_ten_or_all() -> None:
 
 
 def test_the_best_of_each_size_is_shown_with_its_rate() -> None:
-    table = best_by_size(sweep_config(), sample())
-    head, *body = rows(shown(table))
-    assert head == ["d_model", "best", "lr", "val_loss", "trials", "finished"]
-    assert body == [["32", "0.004", "3.0000", "3", "0"], ["64", "0.002", "2.1234", "2", "1"]]
+    events = run_of("t000", {0: 5.0, 10: 3.0, 80: 2.5}, "finished", lr=1e-3, d_model=64)
+    at = next(e for e in events if e["event"] == "evaluation" and e["metrics"]["step"] == 10)
+    at["metrics"]["flops"] = 1_250_000
+    record = record_of(events, run_of("t001", {0: 5.0, 10: 3.5}, "stopped", lr=5e-3))
+    head, *body = shown(best_by_size(sweep_config(), record)).replace("─", "").splitlines()
+    names = ["d_model", "best lr", "80% band", "final loss", "+-", "known by", "FLOPs"]
+    assert re.split(r"\s{2,}", head.strip()) == [*names, "trials", "finished"]
+    small, large = (re.split(r"\s{2,}", line.strip()) for line in body if line)
+    assert [small[i] for i in (0, 5, 6, 7, 8)] == ["32", "predicted", "-", "1", "0"]
+    assert [large[i] for i in (0, 5, 6, 7, 8)] == ["64", "finished", "10M", "1", "1"]
+    assert float(small[3]) > float(large[3]) == pytest.approx(2.5, abs=0.1)
+    assert float(small[4]) > float(large[4]) > 0
+
+
+def test_without_a_finished_trial_no_final_loss_is_told() -> None:
+    record = record_of(run_of("t000", {0: 5.0, 10: 3.0}, "stopped"))
+    _, row = rows(shown(best_by_size(sweep_config(), record)))
+    assert row[-6:] == ["-", "-", "-", "-", "1", "0"]
 
 
 def test_sizes_are_shown_only_where_sizes_and_rates_are_searched() -> None:
@@ -70,12 +85,15 @@ def test_sizes_are_shown_only_where_sizes_and_rates_are_searched() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
-def test_a_size_whose_trials_were_all_lost_has_no_best_loss(outcome: str) -> None:
-    record = record_of(run_of("t000", {0: 5.0, 10: 1.0}, outcome))
-    _, row = rows(shown(best_by_size(sweep_config(), record)))
+def test_a_size_whose_trials_were_all_lost_has_a_prediction_without_them(outcome: str) -> None:
+    lost = run_of("t000", {0: 5.0, 10: 1.0, 80: 1.0}, outcome)
+    assert best_by_size(sweep_config(), record_of(lost)) is None
+    record = record_of(lost, run_of("t001", {0: 5.0, 80: 2.5}, "finished", d_model=64))
+    _, row, _ = rows(shown(best_by_size(sweep_config(), record)))
     assert row[0] == "32"
-    assert "1.0000" not in row
-    assert row[-3:] == ["-", "1", "0"]
+    assert "predicted" in row
+    assert row[-2:] == ["1", "0"]
+    assert float(row[row.index("predicted") - 2]) > 2.0
 
 
 def test_outcomes_and_counts_in_words() -> None:

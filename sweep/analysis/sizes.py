@@ -1,30 +1,45 @@
-"""The best trial of each model size, as rows of data."""
+"""The best rate of each model size and the loss to expect there, as rows of data."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.analysis.words import loss_text, short_name, show_value
+from sweep.analysis.words import loss_text, magnitude, short_name, show_value
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import COMPARABLE, SweepRecord, TrialRecord
+from sweep.record.results import SweepRecord, TrialRecord
 
 
 @dataclass(frozen=True)
 class SizeRow:
-    """What was found for one model size."""
+    """What a sweep says of one model size."""
 
     size: tuple[Any, ...]
     """The size's searched fields, in the order of the space."""
-    params: tuple[Any, ...]
-    """The other searched fields of its best trial."""
-    val_loss: float | None
-    """That trial's lowest validation loss, nats per token; None where none counts."""
+    best: tuple[Any, ...]
+    """The best values of the other searched fields, by a fit to all trials' curves."""
+    rates: tuple[float, float] | None
+    """Interval that holds the best learning rate with 80 %; None if the rate is not searched."""
+    loss: float | None
+    """Expected loss of a full trial there, nats per token; None while no trial came to its end."""
+    deviation: float
+    """Standard deviation of that expectation, nats."""
+    flops: float | None
+    """Floating-point operations of a full trial; None where no evaluation told."""
     trials: int
     finished: int
 
     def cells(self) -> list[str]:
         """Return the row as people read it."""
-        values = map(show_value, (*self.size, *self.params))
-        return [*values, loss_text(self.val_loss), str(self.trials), str(self.finished)]
+        known = self.loss is not None
+        return [
+            *map(show_value, (*self.size, *self.best)),
+            *([f"{self.rates[0]:.2g} .. {self.rates[1]:.2g}"] if self.rates else []),
+            loss_text(self.loss),
+            f"{self.deviation:.3f}" if known else "-",
+            ("finished" if self.finished else "predicted") if known else "-",
+            magnitude(self.flops) if self.flops else "-",
+            str(self.trials),
+            str(self.finished),
+        ]
 
 
 def size_heads(config: SweepConfig) -> list[str]:
@@ -33,34 +48,48 @@ def size_heads(config: SweepConfig) -> list[str]:
     return [
         *map(short_name, sizes),
         *(f"best {short_name(name)}" for name in others),
-        "val_loss",
-        "trials",
-        "finished",
+        *(["80% band"] if "optim.lr" in others else []),
+        *("final loss", "+-", "known by", "FLOPs", "trials", "finished"),
     ]
 
 
 def best_by_size(config: SweepConfig, record: SweepRecord) -> list[SizeRow]:
-    """Return the best trial of each model size; none if the size or the rate is not searched."""
+    """Return a row for each model size that was tried; none if size or rate is not searched.
+
+    Losses of unlike steps are not compared: all curves together are fitted (surface.py).
+    """
     sizes, others = _fields(config)
     if not sizes or not others:
         return []
+    from sweep.analysis.surface import fit_surface  # scipy takes a while to import
+
+    surface = fit_surface(config, record)
+    if surface is None:
+        return []
     groups: dict[tuple[Any, ...], list[TrialRecord]] = {}
-    for trial in record.ranked:
+    for trial in record.trials.values():
         groups.setdefault(tuple(trial.params[name] for name in sizes), []).append(trial)
     rows = []
     for size, trials in sorted(groups.items(), key=lambda item: item[0]):
-        first = trials[0]
-        counts = first.evaluations and first.outcome in COMPARABLE
+        found = surface.best(dict(zip(sizes, size, strict=True)))
         rows.append(
             SizeRow(
                 size=size,
-                params=tuple(first.params[name] for name in others),
-                val_loss=first.best_val_loss if counts else None,
+                best=tuple(found.params[name] for name in others),
+                rates=found.rates,
+                loss=found.loss,
+                deviation=found.deviation,
+                flops=_full_flops(trials, config.trial.train.steps),
                 trials=len(trials),
                 finished=sum(trial.outcome == "finished" for trial in trials),
             )
         )
     return rows
+
+
+def _full_flops(trials: list[TrialRecord], steps: int) -> float | None:
+    told = (e for trial in trials for e in trial.evaluations if e["step"] and "flops" in e)
+    return next((e["flops"] / e["step"] * steps for e in told), None)
 
 
 def _fields(config: SweepConfig) -> tuple[list[str], list[str]]:

@@ -52,7 +52,7 @@ def show_summary(
     console.print(leaderboard(config, record))
     by_size = best_by_size(config, record)
     if by_size:
-        console.print("\nbest learning rate for each model size")
+        console.print("\nbest learning rate for each model size, fitted to all learning curves")
         console.print(by_size)
     best = record.best
     if best is None:

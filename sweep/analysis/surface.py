@@ -1,0 +1,159 @@
+"""The final loss over the searched fields, fitted to all learning curves of a sweep."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweep.analysis.gaussian_process import Array, Rows, fit
+from sweep.config.space import Domain
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import COMPARABLE, SweepRecord, TrialRecord
+
+RATE = "optim.lr"
+EVALUATIONS = (1, 2, 3, 5, 8)
+"""Which of a trial's evaluations count, besides its last: losses close in time say the same."""
+MAX_ROWS = 600
+"""Beyond these, the trials that came least far are left out: a fit costs the cube of its rows."""
+GRID = 101
+"""Points along the rate."""
+CANDIDATES = 256
+"""Points in the other free fields, where there are any."""
+DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The best values of the free fields, some being given."""
+
+    params: dict[str, Any]
+    """Every searched field."""
+    loss: float | None
+    """Expected final loss of a trial there, nats per token; None if no trial came to its end."""
+    deviation: float
+    """Standard deviation of such a trial's loss, nats."""
+    rates: tuple[float, float] | None
+    """Interval that holds the best rate with 80 %, the other fields as in `params`."""
+
+
+class Surface:
+    """The final loss as a function of the searched fields (see gaussian_process.py).
+
+    Trials that diverged, failed or ran out of memory are left out: their losses are no numbers.
+    """
+
+    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
+        fields = sorted(config.space, key=lambda name: name != RATE)
+        self._axes = [_Axis(name, config.space[name]) for name in fields]
+        self._steps = config.trial.train.steps
+        self._ended = any(trial.step == self._steps for trial in trials)
+        self._process = fit(self._rows(trials))
+
+    def best(self, fixed: Mapping[str, Any]) -> Estimate:
+        """Return where the expected final loss is least, given some fields.
+
+        Args:
+            fixed: values of searched fields, by dotted name.
+        """
+        free = [axis for axis in self._axes if axis.name not in fixed]
+        candidates = [dict(fixed) | point for point in _points(free)]
+        mean, _ = self._process.final(self._inputs(candidates))
+        params = candidates[int(mean.argmin())]
+        rates = None
+        rate = self._axes[0]
+        if rate.name == RATE and rate in free:
+            along = [params | {RATE: value} for value in rate.grid(GRID)]
+            mean, covariance = self._process.final(self._inputs(along))
+            params = along[int(mean.argmin())]
+            rates = _interval([point[RATE] for point in along], mean, covariance)
+        mean, covariance = self._process.final(self._inputs([params]))
+        variance = max(float(covariance[0, 0]), 0.0) + self._process.training_noise**2
+        loss = float(mean[0]) if self._ended else None
+        return Estimate(params, loss, math.sqrt(variance), rates)
+
+    def _rows(self, trials: Sequence[TrialRecord]) -> Rows:
+        params, backwards, numbers, losses = [], [], [], []
+        for trial in sorted(trials, key=lambda trial: (-trial.step, trial.number)):
+            for evaluation in _thinned(trial):
+                params.append(trial.params)
+                backwards.append(math.log(self._steps / evaluation["step"]))
+                numbers.append(trial.number)
+                losses.append(evaluation["val_loss"])
+        return Rows(
+            inputs=self._inputs(params[:MAX_ROWS]),
+            backwards=np.array(backwards[:MAX_ROWS]),
+            trial=np.array(numbers[:MAX_ROWS]),
+            loss=np.array(losses[:MAX_ROWS]),
+        )
+
+    def _inputs(self, points: Sequence[Mapping[str, Any]]) -> Array:
+        return np.array(
+            [[x for axis in self._axes for x in axis.inputs(point[axis.name])] for point in points]
+        )
+
+
+def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
+    """Return the surface of a sweep; None if nothing was trained whose loss counts."""
+    trials = [t for t in record.trials.values() if t.outcome in COMPARABLE and t.step > 0]
+    return Surface(config, trials) if trials else None
+
+
+class _Axis:
+    """One searched field as inputs of the process."""
+
+    def __init__(self, name: str, domain: Domain) -> None:
+        self.name, self._domain = name, domain
+        values = domain.values
+        self._is_number = all(isinstance(v, int | float) for v in values)
+        low, high = (min(values), max(values)) if self._is_number else (0.0, 1.0)
+        self._is_log = self._is_number and not domain.uniform and low > 0
+        self._low: float = math.log(low) if self._is_log else low
+        self._high: float = math.log(high) if self._is_log else high
+
+    def inputs(self, value: Any) -> list[float]:
+        """Return a value in [0, 1], logarithmically where that is its kind; a word as one of n."""
+        if not self._is_number:
+            return [float(value == choice) for choice in self._domain.values]
+        width = self._high - self._low
+        return [((math.log(value) if self._is_log else value) - self._low) / width if width else 0]
+
+    def value(self, share: float) -> Any:
+        """Return the value at a share, in [0, 1), of the domain."""
+        if self._domain.choice is not None:
+            return self._domain.choice[int(share * len(self._domain.choice))]
+        value = self._low + share * (self._high - self._low)
+        value = math.exp(value) if self._is_log else value
+        return round(value) if self._domain.integers else value
+
+    def grid(self, points: int) -> list[Any]:
+        """Return values from one end of the domain to the other, or the choices."""
+        if self._domain.choice is not None:
+            return sorted(self._domain.choice)
+        return [self.value(share) for share in np.linspace(0.0, 1.0, points)]
+
+
+def _thinned(trial: TrialRecord) -> list[dict[str, float]]:
+    trained = [e for e in trial.evaluations if e["step"] > 0]
+    return [e for n, e in enumerate(trained, 1) if n in EVALUATIONS or n == len(trained)]
+
+
+def _points(axes: Sequence[_Axis]) -> Iterator[dict[str, Any]]:
+    """Yield values of free fields: a grid for one, random points for more."""
+    if not axes:
+        yield {}
+    elif len(axes) == 1:
+        yield from ({axes[0].name: value} for value in axes[0].grid(GRID))
+    else:
+        for shares in np.random.default_rng(0).random((CANDIDATES, len(axes))):
+            yield {axis.name: axis.value(x) for axis, x in zip(axes, shares, strict=True)}
+
+
+def _interval(rates: list[float], mean: Array, covariance: Array) -> tuple[float, float]:
+    """Return the 10 % and 90 % quantiles of the best rate over draws of the loss along it."""
+    jitter = 1e-8 * np.eye(len(mean))
+    noise = np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
+    draws = mean + noise @ np.linalg.cholesky(covariance + jitter).T
+    low, high = np.quantile(draws.argmin(axis=1), [0.1, 0.9])
+    return rates[round(low)], rates[round(high)]

@@ -1,0 +1,156 @@
+"""The fit to a sweep's learning curves: what it says of each size, and what must not mislead it."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sweep_samples import record_of, run_of, sweep_config
+
+from sweep.analysis.sizes import best_by_size
+from sweep.analysis.surface import MAX_ROWS, Surface, fit_surface
+from sweep.record.events import Event
+from sweep.record.results import SweepRecord
+from sweep.search.rungs import Rungs
+
+STEPS = 80
+SIZES = (32, 64)
+
+
+def best_rate(d_model: int) -> float:
+    return 1e-3 * (32 / d_model) ** 0.7
+
+
+def loss(lr: float, d_model: int, step: int) -> float:
+    """A valley that moves with the size; early on larger rates look better than they are."""
+    early = math.log(STEPS / step)
+    off = math.log(lr / best_rate(d_model)) - 0.15 * early
+    return 2.0 - 0.2 * math.log(d_model / 32) + 0.12 * off**2 + 0.4 * early
+
+
+def curves(seed: int, trials: int = 24, shift: dict[int, float] | None = None) -> list[Event]:
+    """Return the events of a random search with early stopping; `shift` moves a step's losses."""
+    rng = np.random.default_rng(seed)
+    rungs = Rungs([10, 20, 40], 2)
+    events: list[Event] = []
+    for number in range(trials):
+        lr, d_model = float(10 ** rng.uniform(-4, -2)), int(rng.choice(SIZES))
+        own, told = rng.normal(0, 0.01), {0: 5.5}
+        for step in range(10, STEPS + 1, 10):
+            told[step] = loss(lr, d_model, step) + own + rng.normal(0, 0.005)
+            if not rungs.arrive(step, number, told[step]):
+                break
+        ended = "finished" if STEPS in told else "stopped"
+        told = {step: value + (shift or {}).get(step, 0.0) for step, value in told.items()}
+        events += run_of(f"t{number:03d}", told, ended, lr=lr, d_model=d_model)
+    return events
+
+
+def surface_of(events: list[Event], **changes: Any) -> Surface:
+    surface = fit_surface(sweep_config(**changes), record_of(events))
+    assert surface is not None
+    return surface
+
+
+def test_rates_and_losses_of_every_size_are_found_by_the_fit() -> None:
+    octaves, inside, errors, bands = [], [], [], []
+    for seed in range(12):
+        surface = surface_of(curves(seed))
+        for d_model in SIZES:
+            found = surface.best({"model.d_model": d_model})
+            rate, truth = found.params["optim.lr"], best_rate(d_model)
+            assert found.loss is not None
+            assert found.rates is not None
+            octaves.append(abs(math.log2(rate / truth)))
+            errors.append(loss(rate, d_model, STEPS) - found.loss)
+            inside.append(abs(errors[-1]) < 1.2816 * found.deviation)
+            bands.append(found.rates[0] <= truth <= found.rates[1])
+    assert np.mean(octaves) < 0.15, "the trials with the lowest losses are off by 0.36"
+    assert np.median(np.abs(errors)) < 0.015
+    assert 0.65 <= np.mean(inside) <= 1.0, "the interval of 80 % holds about that many"
+    assert 0.6 <= np.mean(bands) <= 1.0
+
+
+def test_losses_of_unlike_steps_are_not_compared() -> None:
+    """What all trials lose or gain at one step says nothing of any of them."""
+    before = surface_of(curves(3))
+    after = surface_of(curves(3, shift={10: 1.5, 20: -0.7}))
+    for d_model in SIZES:
+        one, other = (s.best({"model.d_model": d_model}) for s in (before, after))
+        assert one.params["optim.lr"] == pytest.approx(other.params["optim.lr"], rel=0.15)
+        assert one.loss == pytest.approx(other.loss, abs=0.02)
+
+
+def test_a_loss_is_predicted_only_if_a_trial_came_to_its_end() -> None:
+    stopped = [run_of(f"t{n:03d}", {0: 5.5, 10: 3.0 + n}, "stopped", lr=10**-n) for n in (2, 3)]
+    found = surface_of([e for events in stopped for e in events]).best({"model.d_model": 32})
+    assert found.loss is None
+    assert found.params["optim.lr"] > 3e-3, "the rates are compared at equal steps all the same"
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "failed", "out_of_memory"])
+def test_a_lost_trial_is_no_number(outcome: str) -> None:
+    lost = run_of("t999", {0: 5.5, 10: 0.1, 80: 0.1}, outcome, lr=9e-3, d_model=64)
+    one = surface_of(curves(1)).best({"model.d_model": 64})
+    assert surface_of([*curves(1), *lost]).best({"model.d_model": 64}) == one
+    assert fit_surface(sweep_config(), record_of(lost)) is None
+    assert fit_surface(sweep_config(), SweepRecord()) is None
+
+
+def test_without_a_given_field_the_best_of_all_is_found() -> None:
+    found = surface_of(curves(2, trials=40)).best({})
+    assert found.params["model.d_model"] == 64
+    assert found.params["optim.lr"] == pytest.approx(best_rate(64), rel=0.4)
+
+
+def test_words_and_switches_can_be_searched() -> None:
+    space = {
+        "optim.lr": {"loguniform": [1e-4, 1e-2]},
+        "optim.schedule": {"choice": ["cosine", "wsd"]},
+        "model.tie_embeddings": {"choice": [True, False]},
+        "optim.weight_decay": {"uniform": [0.0, 0.3]},
+    }
+    events = []
+    rng = np.random.default_rng(0)
+    for n in range(40):
+        lr, word = float(10 ** rng.uniform(-4, -2)), str(rng.choice(["cosine", "wsd"]))
+        tied, decay = bool(rng.integers(2)), float(rng.uniform(0, 0.3))
+        end = loss(lr, 32, 80) + 0.3 * (word == "wsd") + 0.2 * tied + (decay - 0.2) ** 2
+        start, *rest = run_of(f"t{n:03d}", {0: 5.5, 80: end}, "finished")
+        params = {
+            "optim.lr": lr,
+            "optim.schedule": word,
+            "model.tie_embeddings": tied,
+            "optim.weight_decay": decay,
+        }
+        events += [start | {"params": params}, *rest]
+    found = surface_of(events, space=space).best({})
+    assert found.params["optim.schedule"] == "cosine"
+    assert found.params["model.tie_embeddings"] is False
+    assert found.params["optim.lr"] == pytest.approx(1e-3, rel=0.4)
+
+
+def test_of_too_many_rows_those_that_came_furthest_are_fitted() -> None:
+    """Most of a large sweep's trials end at the first rung."""
+    long = run_of("t000", {0: 5.5, 10: 3.0, 80: 2.0}, "finished", lr=1e-3)
+    short = [
+        run_of(f"t{n:03d}", {0: 5.5, 10: 3.0 + n * 1e-4}, "stopped", lr=1e-4 + n * 1e-6)
+        for n in range(1, MAX_ROWS + 50)
+    ]
+    surface = surface_of([*(e for events in short for e in events), *long])
+    found = surface.best({"model.d_model": 32})
+    assert found.loss is not None, "the finished trial is among them, though it was told last"
+
+
+def test_the_table_says_what_is_known_of_each_size() -> None:
+    record = record_of(curves(0))
+    small, large = best_by_size(sweep_config(), record)
+    assert (small.size, large.size) == ((32,), (64,))
+    assert small.trials + large.trials == 24
+    for row in (small, large):
+        assert row.rates is not None
+        assert row.rates[0] <= row.best[0] <= row.rates[1]
+        trials = [t for t in record.trials.values() if t.params["model.d_model"] == row.size[0]]
+        assert row.finished == sum(t.outcome == "finished" for t in trials)
+    again = best_by_size(sweep_config(), record)
+    assert again == [small, large], "the same record gives the same table"
