@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -32,6 +33,7 @@ from sweep_samples import (
     write_events,
 )
 
+from sweep.analysis.sizes import best_by_size
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, Event, read_events
 from sweep.record.folder import SweepFile
@@ -230,7 +232,10 @@ def test_the_parent_shows_the_search_the_data_and_the_best(store: Path) -> None:
     note = tags["mlflow.note.content"]
     assert note.startswith("**Best: val_loss 3.0000** with lr=0.001 d_model=32 (t000)")
     assert "best.py parent`" in note
-    assert "\n| 32 | 0.001 | 3.0000 | 2 | 1 |" in note
+    record = SweepRecord.read(folder)
+    for row in best_by_size(sweep.config, record):
+        assert f"\n| {' | '.join(row.cells())} |" in note
+    assert re.search(r"^\| 32 \| .* \| 2 \| 1 \|$", note, re.MULTILINE)
 
 
 def test_delivering_again_without_our_notes_changes_nothing(store: Path) -> None:
