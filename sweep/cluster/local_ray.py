@@ -1,17 +1,15 @@
 """A Ray of our own: started in the background, on loopback, silent, and stopped at the end."""
 
 import contextlib
-import ctypes
 import logging
 import os
 import shutil
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
+from sweep.cluster import ray_patches
 from sweep.cluster.placement import Machine
 from sweep.cluster.scratch import new_scratch, remove_stale_scratch, scratch_place
 from sweep.common.errors import SweepError
@@ -68,7 +66,8 @@ def ray_starting(
     try:
         # Ray's processes end with the thread that started them: it must live to the end.
         with ThreadPoolExecutor(1, "ray") as thread, contextlib.ExitStack() as watch:
-            started = thread.submit(_start, machine, scratch)
+            to_the_end = contextlib.ExitStack()
+            started = thread.submit(_start, machine, scratch, to_the_end)
 
             def wait() -> None:
                 started.result()
@@ -80,7 +79,7 @@ def ray_starting(
                 yield wait
             finally:
                 watch.close()
-                thread.submit(_stop).result()
+                thread.submit(to_the_end.close).result()
     finally:
         if temporary is None:
             del os.environ["TMPDIR"]
@@ -89,22 +88,16 @@ def ray_starting(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _start(machine: Machine, scratch: str) -> None:
+def _start(machine: Machine, scratch: str, to_the_end: contextlib.ExitStack) -> None:
     import ray
-    from ray._private import worker as ray_worker
-    from ray._private.node import Node
 
-    # A sweep has no use for Ray's autoscaler, log reader and dashboard: three Pythons that would
-    # start before anything else can. Ray offers no settings for them.
-    for method in ("start_monitor", "start_log_monitor", "start_api_server"):
-        setattr(Node, method, _no_helper)
-    # Messages of Ray's own, twenty lines of a dead raylet's log, would bury the one that is told.
-    ray_worker.print_to_stdstream = lambda *_, **__: None
+    to_the_end.enter_context(ray_patches.no_messages())
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        with _own_handler_of(signal.SIGTERM):
+    to_the_end.callback(ray.shutdown)
+    with ray_patches.no_helpers(), ray_patches.own_signals():
+        try:
             ray.init(
                 address="local",
                 num_cpus=machine.cpus,
@@ -116,13 +109,8 @@ def _start(machine: Machine, scratch: str) -> None:
                 configure_logging=True,
                 _temp_dir=scratch,
             )
-    except Exception as error:  # whatever it was, nothing has begun
-        raise not_started(error) from error
-
-
-def _no_helper(node: Any, **_: Any) -> None:
-    """Stand in for the methods of Ray's node that start a helper."""
-    node._webui_url = None  # what is told where no dashboard was started
+        except Exception as error:  # whatever it was, nothing has begun
+            raise not_started(error) from error
 
 
 def not_started(error: Exception) -> SweepError:
@@ -131,24 +119,3 @@ def not_started(error: Exception) -> SweepError:
         f"Ray did not start: {first_line(error)}; is {scratch_place()} (TMPDIR) full or not "
         "writable, or memory short?"
     )
-
-
-@contextlib.contextmanager
-def _own_handler_of(number: int) -> Iterator[None]:
-    """Put the process's handler of a signal back: Ray's C++ installs one that dumps the stack.
-
-    Python's own signal.signal serves the main thread only, so the system is asked itself.
-    """
-    libc, action = ctypes.CDLL(None), ctypes.create_string_buffer(512)  # a struct sigaction
-    libc.sigaction(number, None, action)
-    try:
-        yield
-    finally:
-        libc.sigaction(number, action, None)
-        signal.alarm(0)  # it aborts the process some seconds after a signal that it heard
-
-
-def _stop() -> None:
-    import ray
-
-    ray.shutdown()

@@ -35,6 +35,7 @@ class RayWatch:
         self._thread = threading.Thread(target=self._look, name="ray-watch", daemon=True)
 
     def __enter__(self) -> "RayWatch":
+        self._node = ray_worker._global_node
         self._thread.start()
         return self
 
@@ -43,10 +44,9 @@ class RayWatch:
         self._thread.join()  # for ever, if Ray is dead: the thread ends the process
 
     def _look(self) -> None:
-        node = ray_worker._global_node
         while not self._over.wait(LOOK_EVERY_SECONDS):
             # The operating system knows: Ray's own list of nodes comes from the server.
-            if any(name in VITAL for name, _ in node.dead_processes()):
+            if any(name in VITAL for name, _ in self._node.dead_processes()):
                 status = 1
                 try:
                     status = self._last_words()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -39,101 +40,156 @@ def run_session(
     plan: Plan | None,
     console: Console,
 ) -> int:
-    """Run a session of the sweep; `plan` is shown, where there is one to show."""
-    config = sweep.config
+    """Run a session of the sweep; `plan` is shown, where there is one to show.
+
+    Returns:
+        The exit status: 0, 1 if no trial has a usable loss, or 128 + the signal that ended it.
+    """
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
-        write_sweep(folder, sweep)
-        record = SweepRecord.read(folder)
-        log = EventLog(folder)
-        log.listen(record.apply)
-        runs, tracker = None, None
-        interruption = Interruption()
-
-        def ray_died() -> int:
-            return _end_without_ray(folder, record, log, tracker, interruption.signal)
-
-        try:
-            # The probes run, and MLflow opens its store, while Ray starts.
-            trials_take = needed(config, machine, concurrent)
-            with interruption, ray_starting(trials_take, concurrent, ray_died) as wait_for_ray:
-                config = settled(config, dataset)
-                sweep = sweep.model_copy(update={"config": config})
-                write_sweep(folder, sweep)
-                if config.tracking.enabled:
-                    runs = MlflowRuns(folder, sweep)
-                    tracker = Tracker(runs)
-                    log.listen(tracker.notice)
-                    tracker.start()
-                seconds = None
-                if plan is not None:
-                    seconds = show_plan(config, dataset, plan, concurrent, console)
-                from sweep.engine.session import (
-                    run_trials,  # Tune and Optuna take a while to import
-                )
-
-                interruption.require_none()
-                wait_for_ray()
-                if tracker and not tracker.wait_connected():
-                    why = tracker.trouble or "no answer yet"
-                    say(console, f"MLflow is away, training goes on: {why}")
-                interruption.require_none()
-                log.append(
-                    "session_started", session=record.sessions + 1, num_samples=config.num_samples
-                )
-                progress = Progress(
-                    config,
-                    record,
-                    seconds,
-                    console,
-                    lambda: tracker.trouble if tracker else None,
-                )
-                log.listen(progress.notice)
-                try:
-                    with progress:
-                        run_trials(config, folder, record, log, concurrent, interruption)
-                finally:
-                    done = interruption.signal is None and not record.unfinished
-                    with contextlib.suppress(OSError):  # a full disk has its own error
-                        log.append("session_ended", completed=done)
-        except (Interrupted, SweepError):
-            if interruption.signal is None:
-                raise  # else that is why: a signal to the whole group ends a Ray that starts
-        finally:
-            log.close()
-            delivered = tracker.close() if tracker else True
-        if not delivered:
-            say(
-                console,
-                "MLflow did not get everything; when it is back: "
-                f"python sweep/status.py {folder.name} --sync",
-            )
-    if interruption.signal is not None:
-        say(console, interrupted_text(folder.name, record, config.num_samples))
-        return 128 + interruption.signal
-    page = page_address(runs.experiment_id, folder.name) if runs and runs.experiment_id else None
-    show_summary(folder, config, record, page, console)
-    return 0 if record.best else 1
+        session = Session(folder, sweep, dataset, concurrent, console)
+        session.run(needed(sweep.config, machine, concurrent), plan)
+    return session.tell_the_end()
 
 
-def _end_without_ray(
-    folder: Path, record: SweepRecord, log: EventLog, tracker: Tracker | None, signal: int | None
-) -> int:
-    """Record and tell the end of a session whose main thread may hang in a call of Ray.
+class Session:
+    """One session: Ray and MLflow start while the plan is made, then the trials run.
 
-    A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
+    Args:
+        folder: the sweep's, whose lock must be held.
+        sweep: its settings and identity.
+        dataset: what its trials train on.
+        concurrent: trials at once.
+        console: where to print.
     """
-    log.seal()
-    with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
-        close_session(record, log)
-        log.close()
-    if tracker:
-        tracker.close()
-    if signal is not None:
-        print(interrupted_text(folder.name, record, record.num_samples), flush=True)
-        return 128 + signal
-    print(ray_died_text(folder.name), file=sys.stderr, flush=True)
-    return 2
+
+    def __init__(
+        self,
+        folder: Path,
+        sweep: SweepFile,
+        dataset: TokenDataset,
+        concurrent: int,
+        console: Console,
+    ) -> None:
+        self._folder = folder
+        self._sweep = sweep
+        self._dataset = dataset
+        self._concurrent = concurrent
+        self._console = console
+        self._interruption = Interruption()
+        self._runs: MlflowRuns | None = None
+        self._tracker: Tracker | None = None
+        self._delivered = True
+        write_sweep(folder, sweep)
+        self._record = SweepRecord.read(folder)
+        self._log = EventLog(folder)
+        self._log.listen(self._record.apply)
+
+    def run(self, trials_take: Machine, plan: Plan | None) -> None:
+        """Run to the last trial's end, or until a signal comes."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            stack.enter_context(self._interruption)
+            try:
+                with ray_starting(trials_take, self._concurrent, self._without_ray) as ray_ready:
+                    self._run(plan, ray_ready)
+            except (Interrupted, SweepError):
+                if self._interruption.signal is None:
+                    raise  # else that is why: a signal to the whole group ends a Ray that starts
+        if not self._delivered:
+            say(
+                self._console,
+                "MLflow did not get everything; when it is back: "
+                f"python sweep/status.py {self._folder.name} --sync",
+            )
+
+    def tell_the_end(self) -> int:
+        """Print how the session ended; return the exit status."""
+        name, config = self._folder.name, self._sweep.config
+        if self._interruption.signal is not None:
+            say(self._console, interrupted_text(name, self._record, config.num_samples))
+            return 128 + self._interruption.signal
+        experiment = self._runs.experiment_id if self._runs else None
+        page = page_address(experiment, name) if experiment else None
+        show_summary(self._folder, config, self._record, page, self._console)
+        return 0 if self._record.best else 1
+
+    def _run(self, plan: Plan | None, ray_ready: Callable[[], None]) -> None:
+        """Settle what is at auto, show the plan, and run the trials once all has started."""
+        config = settled(self._sweep.config, self._dataset)
+        self._sweep = self._sweep.model_copy(update={"config": config})
+        write_sweep(self._folder, self._sweep)
+        if config.tracking.enabled:
+            self._runs = MlflowRuns(self._folder, self._sweep)
+            self._tracker = Tracker(self._runs)
+            self._log.listen(self._tracker.notice)
+            self._tracker.start()
+        seconds = None
+        if plan is not None:
+            seconds = show_plan(config, self._dataset, plan, self._concurrent, self._console)
+        from sweep.engine.session import run_trials  # Tune and Optuna take a while to import
+
+        self._interruption.require_none()
+        ray_ready()
+        if self._tracker and not self._tracker.wait_connected():
+            why = self._trouble() or "no answer yet"
+            say(self._console, f"MLflow is away, training goes on: {why}")
+        self._interruption.require_none()
+        with self._begun():
+            progress = Progress(config, self._record, seconds, self._console, self._trouble)
+            self._log.listen(progress.notice)
+            with progress:
+                run_trials(
+                    config,
+                    self._folder,
+                    self._record,
+                    self._log,
+                    self._concurrent,
+                    self._interruption,
+                )
+
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[None]:
+        """Record that the session began, and at the end whether all trials have ended."""
+        self._log.append(
+            "session_started",
+            session=self._record.sessions + 1,
+            num_samples=self._sweep.config.num_samples,
+        )
+        try:
+            yield
+        finally:
+            done = self._interruption.signal is None and not self._record.unfinished
+            with contextlib.suppress(OSError):  # a full disk has its own error
+                self._log.append("session_ended", completed=done)
+
+    def _trouble(self) -> str | None:
+        return self._tracker.trouble if self._tracker else None
+
+    def _close(self) -> None:
+        """Close the record, and let MLflow have the rest of it."""
+        self._log.close()
+        if self._tracker:
+            self._delivered = self._tracker.close()
+
+    def _without_ray(self) -> int:
+        """Record and tell the end of a session whose main thread may hang in a call of Ray.
+
+        A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
+        """
+        self._log.seal()
+        with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
+            close_session(self._record, self._log)
+            self._log.close()
+        if self._tracker:
+            self._tracker.close()
+        name, signal = self._folder.name, self._interruption.signal
+        if signal is not None:
+            text = interrupted_text(name, self._record, self._record.num_samples)
+            print(text, flush=True)
+            return 128 + signal
+        print(ray_died_text(name), file=sys.stderr, flush=True)
+        return 2
 
 
 def open_data(config: SweepConfig, console: Console) -> TokenDataset:

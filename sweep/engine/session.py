@@ -5,11 +5,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import ray.tune.tune as tune_module
 from ray import tune
 from ray.tune.experiment import Trial
 
-from sweep.cluster.ray_patches import ForgivingController
+from sweep.cluster.forgiving import Witness
+from sweep.cluster.ray_patches import forgiving_controller
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interruption
 from sweep.engine.failures import FULL_BYTES, disk_full_error
@@ -55,7 +55,7 @@ def run_trials(
     Raises:
         SweepError: the disk is full.
     """
-    tune_module.TuneController = ForgivingController  # Tune has no setting for it
+    witness = Witness()
     recorder = Recorder(config, folder, record, log)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
@@ -77,7 +77,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, GracefulEnd(interruption)],
+            callbacks=[recorder, GracefulEnd(interruption), witness],
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
@@ -85,7 +85,8 @@ def run_trials(
         ),
     )
     try:
-        tuner.fit()
+        with forgiving_controller(witness):
+            tuner.fit()
     except Exception as error:
         if not recorder.disk_full and shutil.disk_usage(folder).free > FULL_BYTES:
             raise

@@ -1,0 +1,48 @@
+"""A worker that dies while it takes over its next trial costs it a restart only.
+
+Tune resets a reused worker while the trial is PENDING, but recovers RUNNING trials only. It tells
+of one death twice, as the worker's and as the reset's: the second gives up a trial that the first
+had queued again. Nor does it forget that the trial was being reset, and would wait for that.
+"""
+
+from typing import Any
+
+from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+
+
+class ForgivingController(TuneController):  # type: ignore[misc]  # Ray is untyped
+    """Tune's own, that recovers such a trial once for each death."""
+
+    def _actor_failed(self, tracked_actor: Any, exception: Exception) -> None:
+        self._resetting_trials.discard(self._actor_to_trial[tracked_actor])
+        super()._actor_failed(tracked_actor, exception)
+
+    def _trial_task_failure(self, trial: Trial, exception: Exception) -> None:
+        if trial.status == Trial.PENDING:
+            if trial not in self._resetting_trials:
+                return  # told before: it is queued again
+            self._resetting_trials.discard(trial)
+            self._unstage_trial_with_resources(trial)
+            self._set_trial_status(trial, Trial.RUNNING)  # as Tune does where a new worker dies
+        super()._trial_task_failure(trial, exception)
+
+
+USED = (
+    *("_actor_failed", "_trial_task_failure"),
+    *("_unstage_trial_with_resources", "_set_trial_status"),
+)
+"""What the controller needs of Tune's: private, so that it may go with the next version."""
+
+
+class Witness(tune.Callback):  # type: ignore[misc]  # Ray is untyped
+    """Sees to it that the trials are conducted by a controller of ours: Tune calls it before."""
+
+    def __init__(self) -> None:
+        self.made = False
+        """Whether such a controller was made."""
+
+    def setup(self, **_: Any) -> None:
+        """Look, before the first trial."""
+        assert self.made, "Tune made a controller of its own, and ours was to take its place"
