@@ -1,6 +1,7 @@
 """Small sweeps and what happened in them, for the tests of sweep/."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,12 @@ def write_events(folder: Path, *events: Event | list[Event]) -> None:
         facts = dict(item)
         log.append(facts.pop("event"), **facts)
     log.close()
+
+
+def sealed(text: bytes) -> bytes:
+    """Return the text of a JSON object as a line of the record, with the checksum that fits it."""
+    body = text.removesuffix(b"}")
+    return b'%b, "crc32": "%08x"}\n' % (body, zlib.crc32(body))
 
 
 def flat(*events: Event | list[Event]) -> list[Event]:

@@ -1,6 +1,8 @@
 """The sweep's record on disk: what is written is read again, and a crash costs one line at most."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from conftest import RunPython
-from sweep_samples import new_sweep
+from sweep_samples import evaluated, new_sweep, saved, sealed, write_events
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, Event, EventLog, read_events, read_events_from
+from sweep.record.folder import SWEEP_FILE, read_sweep
 from sweep.record.lock import is_running, locked
 
 
@@ -119,12 +122,81 @@ def test_a_record_of_one_torn_line_starts_anew(tmp_path: Path) -> None:
     ids=lambda line: repr(line[:40]),
 )
 def test_a_damaged_line_is_an_error_that_says_where(tmp_path: Path, damaged: bytes) -> None:
-    sound = b'{"event": "a", "time": 1.0}\n'
-    (tmp_path / EVENTS_FILE).write_bytes(sound + damaged + b"\n" + sound)
-    with pytest.raises(SweepError, match=f"at byte {len(sound)} ") as caught:
-        read_events(tmp_path)
-    assert str(tmp_path / EVENTS_FILE) in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    sound = sealed(b'{"event": "a", "time": 1.0}')
+    for line in (damaged + b"\n", sealed(damaged)):  # a checksum that fits makes no event of it
+        (tmp_path / EVENTS_FILE).write_bytes(sound + line + sound)
+        with pytest.raises(SweepError, match=f"at byte {len(sound)} ") as caught:
+            read_events(tmp_path)
+        assert str(tmp_path / EVENTS_FILE) in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_flipped_bit_in_any_byte_of_a_record_is_found(tmp_path: Path) -> None:
+    """In the last newline, too: that does not make a torn line of a whole one."""
+    write_events(tmp_path, evaluated("t000", 10, 3.5), saved("t000", 10, 3.5))
+    path = tmp_path / EVENTS_FILE
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(SweepError, match="--repair"):
+            read_events(tmp_path)
+
+
+def test_a_line_is_json_for_anybody(log: EventLog, tmp_path: Path) -> None:
+    log.append("a", number=1, text="é")
+    (line,) = (tmp_path / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
+    assert facts([json.loads(line)]) == [
+        {"event": "a", "number": 1, "text": "é", "crc32": line[-10:-2]}
+    ]
+
+
+def test_a_flipped_bit_in_sweep_json_is_found() -> None:
+    folder, sweep = new_sweep("rotten")
+    assert read_sweep(folder) == sweep
+    path = folder / SWEEP_FILE
+    whole = path.read_bytes()
+    assert json.loads(whole)["config"]["num_samples"] == 8
+    for place in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises(SweepError, match=r"damaged or of another version") as caught:
+            read_sweep(folder)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="takes strace")
+def test_the_record_is_on_the_disk_before_it_is_told(tmp_path: Path, run_python: RunPython) -> None:
+    """The record's name when it is made, its lines when they are synced, and at its end."""
+    script = tmp_path / "record.py"
+    script.write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from sweep.record.events import EventLog, sync_events\n"
+        "def say(word): os.write(1, word.encode())\n"
+        "folder = Path(sys.argv[1])\n"
+        "log = EventLog(folder)\n"
+        "say('made'); log.append('a')\n"
+        "sync_events(folder); say('told'); log.append('b')\n"
+        "log.close(); say('closed')\n",
+        encoding="utf-8",
+    )
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    trace = tmp_path / "trace"
+    calls = ["strace", "-y", "-o", str(trace), "-e", "trace=fsync,write", sys.executable]
+    done = subprocess.run([*calls, str(script), str(folder)], capture_output=True, text=True)
+    if "ptrace" in done.stderr.lower():
+        pytest.skip("tracing is not allowed here")
+    assert done.stdout == "madetoldclosed", done.stderr
+    found = re.findall(
+        rf'fsync\(\d+<{folder}(/{EVENTS_FILE})?>|write\(1<.*"(\w+)"', trace.read_text()
+    )
+    record = f"/{EVENTS_FILE}"
+    words = [("", "made"), (record, ""), ("", "told"), (record, ""), ("", "closed")]
+    assert found == [("", ""), *words]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

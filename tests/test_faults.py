@@ -8,6 +8,7 @@ import signal
 import pytest
 from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, events, make_project, run, start_and_wait
 
+from sweep.record.folder import read_sweep, write_sweep
 from sweep.record.results import SweepRecord
 from trainable.data.build import prepare
 from trainable.data.corpus import TextFiles
@@ -115,15 +116,13 @@ def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
     assert done.returncode == 2
     assert "trial.optim.weight_decay: 0.1 -> 0.5" in done.stderr
 
-    sweep_file = folder / "sweep.json"
-    original = sweep_file.read_text()
-    changed = json.loads(original)
-    changed["identity"]["code_digest"] = "0" * 16
-    sweep_file.write_text(json.dumps(changed))
+    original = read_sweep(folder)
+    other = original.identity.model_copy(update={"code_digest": "0" * 16})
+    write_sweep(folder, original.model_copy(update={"identity": other}))
     done = run(tmp_path, *resume)
     assert done.returncode == 2
     assert "began with 0000000000000000" in done.stderr
-    sweep_file.write_text(original)
+    write_sweep(folder, original)
 
     tokens = tmp_path / "data" / "words" / "train.npy"
     content = bytearray(tokens.read_bytes())

@@ -19,6 +19,7 @@ from sweep_samples import (
     record_of,
     run_of,
     saved,
+    sealed,
     session,
     started,
     write_events,
@@ -239,13 +240,14 @@ def test_a_record_with_a_wrong_value_is_refused_or_can_be_shown(changes: list[An
             node = node[name]
         if isinstance(node, dict):
             node[key] = value
-    require_refused_or_sound(b"".join(json.dumps(e).encode() + b"\n" for e in events))
+    require_refused_or_sound(b"".join(sealed(json.dumps(e).encode()) for e in events))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(lines=st.lists(anything.map(json.dumps).map(str.encode) | st.binary(max_size=9), max_size=4))
 def test_arbitrary_lines_are_refused_or_can_be_shown(lines: list[bytes]) -> None:
     require_refused_or_sound(b"\n".join(lines))
+    require_refused_or_sound(b"".join(map(sealed, lines)))
 
 
 def require_refused_or_sound(content: bytes) -> None:

@@ -2,11 +2,10 @@
 
 Results, the terminal, MLflow, the rungs and the searcher's memory after a resume are all read
 from these events, so they cannot disagree. A line is one write: a killed process leaves at most
-one torn line, the last, which readers pass over and the next writer cuts off.
+one torn line, the last, which readers pass over and the next writer cuts off. Any other change of
+a line is found by its checksum.
 """
 
-import json
-import math
 import os
 import threading
 import time
@@ -15,18 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import SweepError
+from sweep.record.lines import Event, from_line, to_line
+from trainable.common.files import fsync_folder
 
 EVENTS_FILE = "events.jsonl"
-
-Event = dict[str, Any]
-"""Has "event", its kind, and "time", Unix seconds; see results.py for each kind's other keys."""
 
 
 def read_events(folder: Path) -> list[Event]:
     """Return the events of a sweep folder in order; none if the sweep never began.
 
     Raises:
-        SweepError: a line other than a torn last one is not a JSON object with an event and a time.
+        SweepError: the file cannot be read, or a line other than a torn last one is not as it was
+            written.
     """
     return read_events_from(folder, 0)[0]
 
@@ -39,27 +38,47 @@ def read_events_from(folder: Path, offset: int, end: int | None = None) -> tuple
     """
     path = folder / EVENTS_FILE
     events: list[Event] = []
-    if not path.exists():
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if is_torn(line) or (end is not None and offset >= end):
+                    break
+                events.append(from_line(line))
+                offset += len(line)
+    except FileNotFoundError:
         return events, offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n") or (end is not None and offset >= end):
-                break
-            try:
-                event = json.loads(line, parse_constant=_refuse)
-                valid = isinstance(event["event"], str) and math.isfinite(event["time"])
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-                valid = False
-            if not valid:
-                raise SweepError(f"{path}: the line at byte {offset} is damaged; restore a backup")
-            events.append(event)
-            offset += len(line)
+    except OSError as error:
+        raise SweepError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SweepError(
+            f"{path}: the line at byte {offset} is damaged; "
+            f"`python sweep/status.py {folder.name} --repair` goes on without it"
+        ) from error
     return events, offset
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+def is_torn(line: bytes) -> bool:
+    """Say whether a line is one that a killed process began, and not a whole one that was changed.
+
+    The latter is the last line, if only the newline at its end is another byte.
+    """
+    if line.endswith(b"\n"):
+        return False
+    try:
+        from_line(line[:-1] + b"\n")
+    except ValueError:
+        return True
+    return False
+
+
+def sync_events(folder: Path) -> None:
+    """Make durable what any process has recorded so far: before it is told anywhere else."""
+    descriptor = os.open(folder / EVENTS_FILE, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class EventLog:
@@ -74,6 +93,7 @@ class EventLog:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         self._descriptor = os.open(folder / EVENTS_FILE, flags, 0o600)
         self._cut_torn_line(folder / EVENTS_FILE)
+        fsync_folder(folder)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
         """Call `listener` with every further event, after it is written."""
@@ -87,7 +107,7 @@ class EventLog:
         """
         with self._lock:
             event: Event = {"event": kind, "time": round(time.time(), 3), **facts}
-            line = json.dumps(event, allow_nan=False).encode() + b"\n"
+            line = to_line(event)
             size = os.fstat(self._descriptor).st_size
             if os.write(self._descriptor, line) != len(line):
                 os.ftruncate(self._descriptor, size)

@@ -5,13 +5,14 @@ import re
 import shutil
 from pathlib import Path
 
+from blake3 import blake3
 from pydantic import Field
 
 from sweep.common.errors import SweepError
 from sweep.config.sweep import NAME_PATTERN, NAME_RULE, SweepConfig
 from sweep.record.identity import Identity
-from trainable.common.errors import ConfigError
-from trainable.common.files import write_atomic
+from trainable.common.errors import first_line
+from trainable.common.files import fsync_folder, write_atomic
 from trainable.common.paths import project_folder
 from trainable.config.explain import validate
 from trainable.config.section import Section
@@ -75,6 +76,8 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
     try:
         folder.mkdir(mode=0o700)
         write_sweep(folder, sweep)
+        for place in (results_folder(), project_folder()):  # the power may go at any time
+            fsync_folder(place)
     except FileExistsError as error:
         raise SweepError(
             f"--name {name}: a sweep of this name exists; go on with `--resume {name}` "
@@ -88,23 +91,37 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
 
 def write_sweep(folder: Path, sweep: SweepFile) -> None:
     """Write sweep.json, atomically."""
-    text = sweep.model_dump_json(by_alias=True, indent=2)
-    write_atomic(folder / SWEEP_FILE, text.encode())
+    write_atomic(folder / SWEEP_FILE, _sealed(sweep))
 
 
 def read_sweep(folder: Path) -> SweepFile:
     """Read sweep.json.
 
     Raises:
-        SweepError: it is missing, damaged or of another version.
+        SweepError: it is missing, or a byte of it is not as this version wrote it.
     """
     path = folder / SWEEP_FILE
     try:
-        return validate(SweepFile, json.loads(path.read_text(encoding="utf-8")), str(path))
+        content = path.read_bytes()
+        values = json.loads(content)
+        values.pop("blake3")
+        sweep = validate(SweepFile, values, str(path))
+        if _sealed(sweep) != content:
+            raise ValueError("its digest is another one")
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}") from error
-    except (ConfigError, ValueError) as error:
-        raise SweepError(f"{path}: damaged or of another version ({error})") from error
+    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+        raise SweepError(
+            f"{path}: damaged or of another version ({first_line(error)}); restore a backup, "
+            "or use the version that wrote it"
+        ) from error
+    return sweep
+
+
+def _sealed(sweep: SweepFile) -> bytes:
+    """Return sweep.json in the one spelling that is accepted, with the BLAKE3 of all before it."""
+    text = sweep.model_dump_json(by_alias=True, indent=2).removesuffix("\n}")
+    return f'{text},\n  "blake3": "{blake3(text.encode()).hexdigest()}"\n}}\n'.encode()
 
 
 def _checked(name: str) -> str:

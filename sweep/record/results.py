@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from sweep.common.errors import SweepError
-from sweep.record.events import Event, read_events
+from sweep.record.events import read_events
+from sweep.record.lines import Event
 
 Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
 

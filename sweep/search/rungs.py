@@ -3,7 +3,7 @@
 import bisect
 from collections.abc import Hashable, Iterable, Iterator
 
-from sweep.record.events import Event
+from sweep.record.lines import Event
 
 Arrival = tuple[Hashable, int, float]
 """A trial, the step of an evaluation, and its validation loss."""

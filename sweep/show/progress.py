@@ -12,7 +12,7 @@ from rich.text import Text
 from sweep.analysis.words import counts_text, duration, outcome_text, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.plan.share import expected_share
-from sweep.record.events import Event
+from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.show.console import say
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweep.analysis.words import counts_text, params_text, show_value
-from sweep.record.events import Event
 from sweep.record.folder import SweepFile
+from sweep.record.lines import Event
 from sweep.record.results import Outcome, SweepRecord, TrialRecord
 from sweep.tracking.view import parent_note, run_name
 from trainable.config.trial import TrialConfig

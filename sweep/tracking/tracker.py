@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
-from sweep.record.events import Event
+from sweep.record.lines import Event
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.store import is_server, tracking_uri
 from trainable.common.errors import first_line

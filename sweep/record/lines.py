@@ -1,0 +1,49 @@
+"""An event as a line of the record: readable JSON that vouches for each of its own bytes."""
+
+import json
+import math
+import zlib
+from typing import Any
+
+Event = dict[str, Any]
+"""Has "event", its kind, and "time", Unix seconds; see results.py for each kind's other keys."""
+
+_SEAL = b', "crc32": "%08x"}\n'
+
+_SEAL_BYTES = len(_SEAL % 0)
+
+
+def to_line(event: Event) -> bytes:
+    """Return an event's line: JSON whose last field is the CRC-32 of what stands before it.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    return _sealed(json.dumps(event, allow_nan=False).encode().removesuffix(b"}"))
+
+
+def from_line(line: bytes) -> Event:
+    """Return the event of a line that to_line wrote.
+
+    Raises:
+        ValueError: a byte of it was changed, or it is no event.
+    """
+    if line != _sealed(line[:-_SEAL_BYTES]):
+        raise ValueError("the checksum is another one")
+    try:
+        event = json.loads(line, parse_constant=_refuse)
+        sound = isinstance(event["event"], str) and math.isfinite(event["time"])
+    except (TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"no event: {error!r}") from error
+    if not sound:
+        raise ValueError("no event: its kind is no text, or its time no number")
+    del event["crc32"]
+    return dict(event)
+
+
+def _sealed(body: bytes) -> bytes:
+    return body + _SEAL % zlib.crc32(body)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
