@@ -26,7 +26,7 @@ def random_dataset(vocab_size: int = 257, tokens: int = 2_000_000) -> TokenDatas
     ids = np.random.default_rng(0).integers(0, vocab_size, tokens).astype(np.uint16)
     # An evaluation looks at the file's size: any file that does not shrink will do.
     file = TokenFile(Path(__file__), ids, "0" * 64, 0)
-    return TokenDataset(Path(__file__).parent, file, file, vocab_size, None)
+    return TokenDataset(Path(__file__).parent, file, file, vocab_size, None, None)
 
 
 def trial(values: dict[str, Any] | None = None, vocab_size: int = 257) -> Trainer:

@@ -103,6 +103,12 @@ def test_unfit_array_is_a_value_error(shape: tuple[int, ...]) -> None:
         get_batch(np.zeros(shape, dtype=np.uint16), 2, 8, "cpu")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bool", "complex64", "object", "S2"])
+def test_an_array_of_anything_but_integers_is_a_value_error(dtype: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?i){np.dtype(dtype)}.*integers.*astype"):
+        get_batch(np.zeros(50, dtype=dtype), 2, 8, "cpu")
+
+
 def test_batch_is_a_pure_function_of_seed_and_step() -> None:
     tokens = np.arange(10_000, dtype=np.uint16)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trainable.common.errors import ConfigError, DataError
@@ -363,21 +365,49 @@ def test_raw_files_open_with_their_stated_type(tmp_path: Path, dtype: str, kind:
     assert dataset.bytes_per_val_token is None
 
 
-def test_digest_is_of_the_tokens_alone(tmp_path: Path, folder: Path) -> None:
+def vouch(folder: Path, **facts: Any) -> None:
+    """Make meta.json vouch for the files that are in the folder now."""
+    digests = {
+        f"{name}_blake3": blake3(np.load(folder / f"{name}.npy").tobytes()).hexdigest()
+        for name in ("train", "val")
+    }
+    tokenizer = blake3((folder / "tokenizer.json").read_bytes()).hexdigest()
+    meta = DatasetMeta.read(folder).model_copy(update={"tokenizer_blake3": tokenizer, **digests})
+    meta.model_copy(update=facts).sealed().write(folder)
+
+
+def test_digest_is_of_the_tokens_and_what_gives_them_their_meaning(
+    tmp_path: Path, folder: Path
+) -> None:
     config = DataConfig(dataset=str(folder))
-    digest = open_dataset(config, 16).digest
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for name in ("train", "val"):
-        np.load(folder / f"{name}.npy").tofile(raw / f"{name}.bin")
-    assert open_dataset(raw_config(raw), 16).digest == digest
+    seen = {open_dataset(config, 16).digest}
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    vouch(moved, source="the same text from another place")
+    assert {open_dataset(DataConfig(dataset=str(moved)), 16).digest} == seen
     for name in ("train", "val"):
         tokens = np.load(folder / f"{name}.npy")
         tokens[-5] ^= 1
         np.save(folder / f"{name}.npy", tokens)
-        changed = open_dataset(config, 16).digest
-        assert changed != digest
-        digest = changed
+        vouch(folder)
+        seen.add(open_dataset(config, 16).digest)
+    (folder / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes() + b"\n")
+    vouch(folder)
+    seen.add(open_dataset(config, 16).digest)
+    for facts in ({"vocab_size": 300}, {"val_bytes": 1}):
+        vouch(folder, **facts)
+        seen.add(open_dataset(config, 16).digest)
+    assert len(seen) == 6
+
+
+def test_digest_of_raw_files_covers_their_tokenizer(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        zeros.tofile(tmp_path / f"{name}.bin")
+    seen = {open_dataset(raw_config(tmp_path), 16).digest}
+    seen.add(open_dataset(raw_config(tmp_path, vocab_size=258), 16).digest)
+    for text in ("{}", "{ }"):
+        (tmp_path / "tokenizer.json").write_text(text)
+        seen.add(open_dataset(raw_config(tmp_path), 16).digest)
+    assert len(seen) == 4
 
 
 def save_npy(tokens: Any) -> Callable[[Path], None]:
@@ -496,11 +526,13 @@ def test_npy_header_with_any_bit_flipped_is_refused_or_harmless(folder: Path) ->
 
 def test_largest_id_of_the_vocabulary_is_accepted(folder: Path) -> None:
     np.save(folder / "train.npy", np.append(zeros, np.uint16(256)))
+    vouch(folder)
     assert len(open_dataset(DataConfig(dataset=str(folder)), 16).train.tokens) == 51
 
 
 def test_file_of_one_window_is_enough(folder: Path) -> None:
     np.save(folder / "val.npy", zeros[:17])
+    vouch(folder)
     open_dataset(DataConfig(dataset=str(folder)), 16)
 
 
@@ -601,3 +633,94 @@ def test_cache_that_cannot_be_written_is_no_fault(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert open_dataset(DataConfig(dataset=str(folder)), 16).vocab_size == 257
+
+
+FILES = ("train.npy", "val.npy", "tokenizer.json", "meta.json")
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    damaged = bytearray(content)
+    damaged[bit // 8] ^= 1 << bit % 8
+    return bytes(damaged)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", FILES)
+def test_a_flip_behind_a_file_s_size_and_time_is_found_when_every_byte_is_looked_at(
+    folder: Path, name: str
+) -> None:
+    config = DataConfig(dataset=str(folder))
+    digest = open_dataset(config, 16).digest
+    path = folder / name
+    content = path.read_bytes()
+    start = 128 if name.endswith(".npy") else 0  # flips in the header have their own test
+    for bit in np.random.default_rng(0).integers(start * 8, len(content) * 8, size=50):
+        overwrite_keeping_size_and_time(path, flipped(content, int(bit)))
+        with pytest.raises(DataError, match=name):
+            open_dataset(config, 16, verify=True)
+        with pytest.raises(DataError, match=name):  # and it is not forgotten
+            open_dataset(config, 16)
+        overwrite_keeping_size_and_time(path, content)
+    assert open_dataset(config, 16, verify=True).digest == digest
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", FILES)
+def test_a_dataset_that_was_damaged_before_its_first_use_is_refused(
+    folder: Path, name: str
+) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(flipped(content, len(content) * 8 - 112))
+    with pytest.raises(DataError, match=rf"{name}.*prepare the dataset again"):
+        open_dataset(DataConfig(dataset=str(folder)), 16)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_flip_behind_a_raw_file_s_size_and_time_is_found_as_well(
+    tmp_path: Path, name: str
+) -> None:
+    for split in ("train", "val"):
+        zeros.tofile(tmp_path / f"{split}.bin")
+    config = raw_config(tmp_path)
+    digest = open_dataset(config, 16, verify=True).digest
+    path = tmp_path / name
+    overwrite_keeping_size_and_time(path, flipped(path.read_bytes(), 336))
+    for _ in range(2):
+        with pytest.raises(DataError, match=rf"{name}.*bytes changed.*touch"):
+            open_dataset(config, 16, verify=True)
+    os.utime(path)  # nothing but the memory of the first check vouches for such a file
+    assert open_dataset(config, 16, verify=True).digest != digest
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(folder: Path) -> None:
+    path = folder / "train.npy"
+    np.save(path, np.zeros(16 << 20, dtype=np.uint16))
+    done = threading.Event()
+
+    def write() -> None:
+        while not done.is_set():
+            os.utime(path)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(DataError, match=r"train\.npy: changed while it was read"):
+            open_dataset(DataConfig(dataset=str(folder)), 16)
+    finally:
+        done.set()
+        writer.join()
+
+
+@pytest.mark.fault
+def test_a_damaged_memory_of_a_check_is_not_believed(folder: Path) -> None:
+    """Raw files: nothing else vouches for their digest, or for their largest id."""
+    for split in ("train", "val"):
+        zeros.tofile(folder / f"{split}.bin")
+    digest = open_dataset(raw_config(folder), 16).digest
+    for record in Path(os.environ["XDG_CACHE_HOME"]).rglob("*.json"):
+        content = record.read_bytes()
+        for bit in range(0, len(content) * 8, 7):
+            record.write_bytes(flipped(content, bit))
+            assert open_dataset(raw_config(folder), 16).digest == digest
+            assert record.read_bytes() == content

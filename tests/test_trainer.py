@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 from conftest import MakeConfig, RunPython
 
 from trainable.checkpoint.folder import read_manifest
 from trainable.common.errors import CheckpointError, ConfigError, DivergedError
 from trainable.config.trial import TrialConfig
 from trainable.data.batches import validation_starts
+from trainable.data.meta import DatasetMeta
 from trainable.model.counts import flops_per_token
 from trainable.model.transformer import next_token_loss
 from trainable.training.optim import learning_rate
@@ -335,13 +337,15 @@ def test_resume_with_another_interval_keeps_to_its_multiples(
 
 
 def spoilt_dataset(config: TrialConfig, folder: Path) -> str:
-    """Return a copy of the dataset with one token changed."""
+    """Return a copy of the dataset with one token changed, as if it had been prepared so."""
     folder.mkdir()
     for file in Path(config.data.dataset).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     tokens = np.load(folder / "train.npy")
     tokens[100] ^= 1
     np.save(folder / "train.npy", tokens)
+    facts = {"train_blake3": blake3(tokens.tobytes()).hexdigest()}
+    DatasetMeta.read(folder).model_copy(update=facts).sealed().write(folder)
     return str(folder)
 
 

@@ -16,13 +16,12 @@ from trainable.common.files import file_digest, fsync_folder, write_atomic
 from trainable.common.paths import in_project
 from trainable.config.sealed import Sealed
 from trainable.config.trial import TrialConfig
+from trainable.data.meta import TOKENIZER_FILE, DatasetMeta
 from trainable.model.transformer import Transformer
 
 WEIGHTS_FILE = "model.safetensors"
 
 CONFIG_FILE = "config.json"
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 class ExportedConfig(Sealed):
@@ -111,12 +110,16 @@ def load_model(folder: Path) -> tuple[Transformer, Path]:
 
     Raises:
         CheckpointError: the folder is neither, or damaged.
+        DataError: the tokenizer of a checkpoint's dataset is missing or damaged.
     """
     if (folder / MANIFEST_FILE).is_file():
         manifest = read_manifest(folder)
         model = Transformer(manifest.config.model, manifest.vocab_size)
         load_weights(folder, model)
-        return model, in_project(manifest.config.data.dataset) / TOKENIZER_FILE
+        dataset = in_project(manifest.config.data.dataset)
+        if manifest.config.data.raw_dtype is None:
+            DatasetMeta.read(dataset).require_tokenizer(dataset)
+        return model, dataset / TOKENIZER_FILE
     if not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(
             f"{folder}: neither a checkpoint ({MANIFEST_FILE}) nor an exported model "

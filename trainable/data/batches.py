@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from blake3 import blake3
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from trainable.common.errors import DataError
 from trainable.common.paths import in_project
 from trainable.config.trial import DataConfig
-from trainable.data.meta import DatasetMeta
+from trainable.data.meta import TOKENIZER_FILE, DatasetMeta, tokenizer_digest
 from trainable.data.tokenfile import TokenFile, open_npy, open_raw
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -28,27 +29,32 @@ class TokenDataset:
     vocab_size: int
     bytes_per_val_token: float | None
     """Mean bytes of text per validation token; None where the text is not known (raw files)."""
+    tokenizer_blake3: str | None
+    """Digest of the tokenizer; None where there is none."""
 
     @property
     def digest(self) -> str:
-        """Fingerprint of both files' contents: 16 hexadecimal digits."""
-        return f"{self.train.blake3[:8]}{self.val.blake3[:8]}"
+        """Fingerprint of the tokens and of all that gives them their meaning: 16 hex digits."""
+        parts = (self.train.blake3, self.val.blake3, self.tokenizer_blake3)
+        facts = (self.vocab_size, self.bytes_per_val_token)
+        return blake3(repr((*parts, *facts)).encode()).hexdigest()[:16]
 
     @property
     def tokenizer_file(self) -> Path:
         """Where the dataset's tokenizer is, if it has one."""
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER_FILE
 
 
-def open_dataset(config: DataConfig, context_length: int) -> TokenDataset:
+def open_dataset(config: DataConfig, context_length: int, *, verify: bool = False) -> TokenDataset:
     """Open, check and memory-map the dataset of `config`.
 
-    Every id of both files is checked against the vocabulary, in chunks, the first time; the result
-    is remembered as long as a file's size and modification time stay the same.
+    Both files are read as a whole, in chunks, the first time: every id is checked against the
+    vocabulary, and the digest against that of meta.json. The result is remembered as long as a
+    file's size and modification time stay the same; with `verify` they are read in any case.
 
     Raises:
-        DataError: a file is missing, malformed, has an id outside the vocabulary, or is shorter
-            than context_length + 1 tokens.
+        DataError: a file is missing, malformed, damaged, has an id outside the vocabulary, or is
+            shorter than context_length + 1 tokens.
     """
     folder = in_project(config.dataset)
     if not folder.is_dir():
@@ -59,13 +65,15 @@ def open_dataset(config: DataConfig, context_length: int) -> TokenDataset:
     bytes_per_token = None
     if config.raw_dtype is not None and config.raw_vocab_size is not None:
         vocab_size = config.raw_vocab_size
-        train = open_raw(folder / "train.bin", config.raw_dtype, vocab_size)
-        val = open_raw(folder / "val.bin", config.raw_dtype, vocab_size)
+        train = open_raw(folder / "train.bin", config.raw_dtype, vocab_size, verify=verify)
+        val = open_raw(folder / "val.bin", config.raw_dtype, vocab_size, verify=verify)
+        tokenizer = tokenizer_digest(folder)
     else:
         meta = DatasetMeta.read(folder)
-        vocab_size = meta.vocab_size
-        train = open_npy(folder / "train.npy", vocab_size)
-        val = open_npy(folder / "val.npy", vocab_size)
+        meta.require_tokenizer(folder)
+        vocab_size, tokenizer = meta.vocab_size, meta.tokenizer_blake3
+        train = open_npy(folder / "train.npy", vocab_size, meta.train_blake3, verify=verify)
+        val = open_npy(folder / "val.npy", vocab_size, meta.val_blake3, verify=verify)
         bytes_per_token = meta.val_bytes / meta.val_tokens
     for file in (train, val):
         if len(file.tokens) < context_length + 1:
@@ -73,7 +81,7 @@ def open_dataset(config: DataConfig, context_length: int) -> TokenDataset:
                 f"{file.path}: {len(file.tokens)} tokens are fewer than context_length + 1 = "
                 f"{context_length + 1}; use more text or a shorter model.context_length"
             )
-    return TokenDataset(folder, train, val, vocab_size, bytes_per_token)
+    return TokenDataset(folder, train, val, vocab_size, bytes_per_token, tokenizer)
 
 
 def batch_rng(seed: int, step: int) -> np.random.Generator:
@@ -107,9 +115,14 @@ def get_batch(
         uniform over all len(dataset) - context_length positions.
 
     Raises:
-        ValueError: the array is not 1-D or shorter than context_length + 1.
+        ValueError: the array is not of integers, not 1-D or shorter than context_length + 1.
         RuntimeError or AssertionError: torch's own, for a device that is not there.
     """
+    if dataset.dtype.kind not in "iu":
+        raise ValueError(
+            f"dataset of {dataset.dtype}: token ids are integers; convert it, e.g. with "
+            "astype(numpy.uint16)"
+        )
     n_starts = dataset.size - context_length
     if dataset.ndim != 1 or n_starts < 1:
         raise ValueError(

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from blake3 import blake3
 
 from trainable.common.errors import ConfigError, DataError
-from trainable.common.files import fsync_folder
+from trainable.common.files import file_digest, fsync_folder
 from trainable.common.paths import in_project
 from trainable.config.trial import DataConfig
 from trainable.data.corpus import Corpus, StandardLibrary
-from trainable.data.meta import DatasetMeta
+from trainable.data.meta import TOKENIZER_FILE, DatasetMeta
 
 VAL_EVERY = 10
 """One document in so many is held out for validation."""
@@ -59,7 +60,7 @@ def prepare(
             model = byte_tokenizer()
         else:
             model = train_bpe(_training_pieces(corpus), vocab_size)
-        model.save(str(building / "tokenizer.json"))
+        model.save(str(building / TOKENIZER_FILE))
         encoder = Encoder(model, is_byte=tokenizer == "byte")
         meta = _encode(corpus, encoder, building, tokenizer, model.get_vocab_size())
         meta.write(building)
@@ -142,7 +143,10 @@ def _encode(
         val_tokens=val.writer.count,
         train_bytes=train.text_bytes,
         val_bytes=val.text_bytes,
-    )
+        train_blake3=train.writer.hexdigest(),
+        val_blake3=val.writer.hexdigest(),
+        tokenizer_blake3=file_digest(folder / TOKENIZER_FILE, sync=True),
+    ).sealed()
 
 
 class _NpyWriter:
@@ -150,13 +154,20 @@ class _NpyWriter:
 
     def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
         self.count = 0
+        self._digest = blake3()
         self._dtype = dtype
         self._file = path.open("wb")
         self._write_header()
 
     def append(self, ids: np.ndarray[Any, Any]) -> None:
-        self._file.write(ids.tobytes())
+        content = ids.tobytes()
+        self._file.write(content)
+        self._digest.update(content)
         self.count += len(ids)
+
+    def hexdigest(self) -> str:
+        """Return the digest of the ids, without the header."""
+        return self._digest.hexdigest()
 
     def __enter__(self) -> "_NpyWriter":
         return self

@@ -1,21 +1,23 @@
 """meta.json: what a dataset folder holds, written last and read first."""
 
-import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trainable.common.errors import DataError
-from trainable.common.files import write_atomic
-from trainable.config.explain import validate
-from trainable.config.section import Section
+from trainable.common.files import file_digest, write_atomic
+from trainable.config.sealed import Sealed
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
-class DatasetMeta(Section):
-    """Facts about a prepared dataset."""
+class DatasetMeta(Sealed):
+    """Facts about a prepared dataset; they vouch for its files, and for themselves."""
 
-    format: Literal[1] = 1
+    seal: ClassVar[str] = "meta_blake3"
+
+    format: Literal[2] = 2
     """Version of this layout."""
     source: str
     """What the text is, in words."""
@@ -39,30 +41,60 @@ class DatasetMeta(Section):
     """Bytes of text behind train.npy."""
     val_bytes: int = Field(ge=0)
     """Bytes of text behind val.npy."""
+    train_blake3: str
+    """BLAKE3 of the token bytes of train.npy, header excluded."""
+    val_blake3: str
+    """BLAKE3 of the token bytes of val.npy, header excluded."""
+    tokenizer_blake3: str
+    """BLAKE3 of tokenizer.json."""
+    meta_blake3: str = ""
+    """BLAKE3 of the fields above."""
 
     @classmethod
     def read(cls, folder: Path) -> "DatasetMeta":
         """Read a dataset folder's meta.json.
 
         Raises:
-            DataError: it is missing, not JSON or not of this version.
+            DataError: it is missing, damaged or not of this version.
         """
         path = folder / "meta.json"
         try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
+            return cls.unsealed(path.read_bytes(), str(path))
         except OSError as error:
             raise DataError(
                 f"{path}: {error.strerror}; a dataset folder is made by trainable/prepare.py "
                 "(for nanoGPT's .bin files set data.raw_dtype and data.raw_vocab_size)"
             ) from error
         except ValueError as error:
-            raise DataError(f"{path}: not JSON ({error}); prepare the dataset again") from error
-        try:
-            return validate(cls, values, str(path))
-        except ValueError as error:
-            raise DataError(str(error)) from error
+            raise DataError(f"{error}; prepare the dataset again") from error
 
     def write(self, folder: Path) -> None:
         """Write meta.json into `folder`."""
-        text = json.dumps(self.model_dump(), indent=2) + "\n"
-        write_atomic(folder / "meta.json", text.encode())
+        write_atomic(folder / "meta.json", self.text().encode())
+
+    def require_tokenizer(self, folder: Path) -> None:
+        """Refuse a tokenizer.json that is not the one the dataset was prepared with.
+
+        Raises:
+            DataError: it is missing, or does not have its digest.
+        """
+        if tokenizer_digest(folder) != self.tokenizer_blake3:
+            raise DataError(
+                f"{folder / TOKENIZER_FILE}: does not have the digest that meta.json vouches for: "
+                "it is missing, damaged or was changed; prepare the dataset again"
+            )
+
+
+def tokenizer_digest(folder: Path) -> str | None:
+    """Return the BLAKE3 of a dataset folder's tokenizer.json, or None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    path = folder / TOKENIZER_FILE
+    try:
+        return file_digest(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error

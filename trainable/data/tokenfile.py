@@ -1,12 +1,11 @@
 """Token files on disk: what may be mapped, and the whole-file check that is made once."""
 
 import hashlib
-import json
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from blake3 import blake3
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from trainable.common.errors import DataError
 from trainable.common.files import write_atomic
 from trainable.common.paths import cache_folder
+from trainable.config.sealed import Sealed
 
 CHUNK_BYTES = 1 << 22
 
@@ -50,11 +50,17 @@ class TokenFile:
             )
 
 
-def open_npy(path: Path, vocab_size: int) -> TokenFile:
+def open_npy(path: Path, vocab_size: int, digest: str, *, verify: bool = False) -> TokenFile:
     """Map a .npy file of token ids: 1-D, uint16 or uint32, little-endian, nothing else.
 
+    Args:
+        path: the file.
+        vocab_size: number of token ids.
+        digest: BLAKE3 that the token bytes must have.
+        verify: read every byte even if the file was checked before.
+
     Raises:
-        DataError: the file is anything else, or holds an id outside the vocabulary.
+        DataError: the file is anything else, holds an id outside the vocabulary, or was changed.
     """
     size = _regular_size(path)
     with path.open("rb") as file:
@@ -80,15 +86,29 @@ def open_npy(path: Path, vocab_size: int) -> TokenFile:
             f"{path}: {size} bytes, but its header promises "
             f"{offset + shape[0] * dtype.itemsize}: it is truncated or damaged; prepare it again"
         )
-    return _map(path, dtype, offset, shape[0], vocab_size)
+    mapped = _map(path, dtype, offset, shape[0], vocab_size, digest, verify)
+    if mapped.blake3 != digest:
+        raise DataError(
+            f"{path}: does not have the digest that meta.json vouches for: it is damaged or was "
+            "changed; prepare the dataset again"
+        )
+    return mapped
 
 
-def open_raw(path: Path, dtype: Literal["uint16", "uint32"], vocab_size: int) -> TokenFile:
+def open_raw(
+    path: Path, dtype: Literal["uint16", "uint32"], vocab_size: int, *, verify: bool = False
+) -> TokenFile:
     """Map a headerless file of little-endian token ids (nanoGPT's train.bin).
 
+    Args:
+        path: the file.
+        dtype: type of the ids.
+        vocab_size: number of token ids.
+        verify: read every byte even if the file was checked before, and compare.
+
     Raises:
-        DataError: the file is missing, empty, of odd length, a .npy file, or holds an id outside
-            the vocabulary.
+        DataError: the file is missing, empty, of odd length, a .npy file, holds an id outside the
+            vocabulary, or was changed behind its size and time.
     """
     size = _regular_size(path)
     kind = _DTYPES[dtype]
@@ -103,7 +123,7 @@ def open_raw(path: Path, dtype: Literal["uint16", "uint32"], vocab_size: int) ->
                 f"{path}: is a .npy file under another name; remove data.raw_dtype and "
                 "name it train.npy or val.npy"
             )
-    return _map(path, kind, 0, size // kind.itemsize, vocab_size)
+    return _map(path, kind, 0, size // kind.itemsize, vocab_size, None, verify)
 
 
 def _regular_size(path: Path) -> int:
@@ -123,22 +143,53 @@ def _regular_size(path: Path) -> int:
     return status.st_size
 
 
-def _map(path: Path, dtype: np.dtype[Any], offset: int, count: int, vocab_size: int) -> TokenFile:
+class _Checked(Sealed):
+    """What is remembered of a file that was read as a whole."""
+
+    seal: ClassVar[str] = "record_blake3"
+
+    dtype: str
+    size: int
+    mtime_ns: int
+    blake3: str
+    largest_id: int
+    record_blake3: str = ""
+
+
+def _map(
+    path: Path,
+    dtype: np.dtype[Any],
+    offset: int,
+    count: int,
+    vocab_size: int,
+    digest: str | None,
+    verify: bool,
+) -> TokenFile:
     if count == 0:
         raise DataError(f"{path}: holds no tokens; prepare it from more text")
     # As a plain array: numpy's memmap subclass makes every slice several times dearer.
     tokens = np.asarray(np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count,)))
-    seen = _checked_before(path, tokens.dtype.name) or _check(path, tokens)
-    if seen["largest_id"] >= vocab_size:
+    known = _remembered(path, tokens.dtype.name)
+    checked = known
+    if known is None or verify or digest not in (None, known.blake3):
+        checked = _check(path, tokens)
+        if digest is None and known is not None and checked.blake3 != known.blake3:
+            raise DataError(
+                f"{path}: its bytes changed, though its size and time of modification did not: it "
+                "is damaged; bring the old one back (if the change was meant: touch the file)"
+            )
+        _remember(path, checked)
+    assert checked is not None
+    if checked.largest_id >= vocab_size:
         raise DataError(
-            f"{path}: holds the id {seen['largest_id']}, outside the vocabulary of {vocab_size} "
+            f"{path}: holds the id {checked.largest_id}, outside the vocabulary of {vocab_size} "
             "ids; the file belongs to another tokenizer, or its type is not "
             f"{dtype.name}"
         )
-    return TokenFile(path, tokens, seen["blake3"], seen["size"])
+    return TokenFile(path, tokens, checked.blake3, checked.size)
 
 
-def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
+def _check(path: Path, tokens: NDArray[Any]) -> _Checked:
     digest = blake3()
     largest = 0
     before = path.stat()
@@ -150,34 +201,32 @@ def _check(path: Path, tokens: NDArray[Any]) -> dict[str, Any]:
     after = path.stat()
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise DataError(f"{path}: changed while it was read; wait for its writer to finish")
-    record = {
-        "dtype": tokens.dtype.name,
-        "size": before.st_size,
-        "mtime_ns": before.st_mtime_ns,
-        "blake3": digest.hexdigest(),
-        "largest_id": largest,
-    }
+    return _Checked(
+        dtype=tokens.dtype.name,
+        size=before.st_size,
+        mtime_ns=before.st_mtime_ns,
+        blake3=digest.hexdigest(),
+        largest_id=largest,
+    )
+
+
+def _remember(path: Path, checked: _Checked) -> None:
     try:
         _record_file(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(_record_file(path), json.dumps(record).encode())
+        write_atomic(_record_file(path), checked.sealed().text().encode())
     except OSError:
         pass  # a cache that cannot be written only means checking again next time
-    return record
 
 
-def _checked_before(path: Path, dtype: str) -> dict[str, Any] | None:
+def _remembered(path: Path, dtype: str) -> _Checked | None:
+    """Return the check of a file, if it was one of these bytes as far as size and time tell."""
     status = path.stat()
     try:
-        record = json.loads(_record_file(path).read_bytes())
-        same = (record["dtype"], record["size"], record["mtime_ns"]) == (
-            dtype,
-            status.st_size,
-            status.st_mtime_ns,
-        )
-        valid = isinstance(record["largest_id"], int) and isinstance(record["blake3"], str)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return record if same and valid else None
+        known = _Checked.unsealed(_record_file(path).read_bytes(), str(path))
+    except (OSError, ValueError):
+        return None  # never checked, or the record is damaged
+    same = (known.dtype, known.size, known.mtime_ns) == (dtype, status.st_size, status.st_mtime_ns)
+    return known if same else None
 
 
 def _record_file(path: Path) -> Path:
