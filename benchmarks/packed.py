@@ -8,19 +8,16 @@ same core, which is the most that P processes sharing it could do.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, stack_module_state, vmap
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from benchmarks.measure import Row, interleave, precisions, ratio
 from trainable.config.trial import ModelConfig, OptimConfig, TrainConfig
 from trainable.hardware.allocator import keep_freed_memory
 from trainable.hardware.device import autocast
-from trainable.model.transformer import Transformer, next_token_loss
+from trainable.model.transformer import Transformer, by_products, next_token_loss
 from trainable.passes.forms import build_passes
 from trainable.training.optim import build_optimizer
 
@@ -88,7 +85,7 @@ def _tokens(trials: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 class Separate:
-    """Trials one after another, in one of the product's two forms of attention and passes."""
+    """Trials one after another, in one of the product's forms of attention and passes."""
 
     def __init__(
         self, width: int, precision: str, trials: int, device: torch.device, form: str
@@ -115,21 +112,6 @@ class Separate:
         return torch.stack(losses).cpu()
 
 
-class WrittenOut(TorchFunctionMode):
-    """Attention as products: vmap would run torch's own CPU kernels trial by trial."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Replace one function."""
-        if func is not functional.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        q, k, v = args
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        return scores.masked_fill(later, -torch.inf).softmax(-1) @ v
-
-
 class Packed:
     """The same trials as one model of stacked parameters."""
 
@@ -146,8 +128,9 @@ class Packed:
         base = models[0]
 
         def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            with autocast(precision, device), WrittenOut():
-                logits = functional_call(base, parameters, (x,))
+            with autocast(precision, device):
+                # vmap would run torch's own CPU kernels trial by trial
+                logits = functional_call(base, parameters, (x, by_products))
             return next_token_loss(logits, y)
 
         self._gradients = vmap(grad_and_value(loss))

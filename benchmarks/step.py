@@ -37,6 +37,7 @@ PEER = "x HF Llama eager fp32"
 ALONE = "GFLOP/s; transformers is not installed: no peer"
 LAYERS, HEAD_DIM = 4, 32
 LEARNING_STEPS = 500
+BF16_BARS = {"bf16 eager": 1.6, "bf16 compile": 2.2}
 
 Forms = dict[str, TrainConfig]
 
@@ -99,7 +100,7 @@ def rows(short: bool) -> Iterator[Row]:
 def forms(device: torch.device, precisions: tuple[str, ...], compiled: bool = False) -> Forms:
     """Return our forms by name: on a GPU torch's own attention, on a CPU the fused passes.
 
-    Compiled is the last of the precisions.
+    The last of the precisions is also there compiled, and on a CPU by autograd through the modules.
     """
     attention = "sdpa" if device.type == "cuda" else "products"
     named = {
@@ -108,8 +109,10 @@ def forms(device: torch.device, precisions: tuple[str, ...], compiled: bool = Fa
         )
         for precision in precisions
     }
+    last = named[f"{precisions[-1]} eager"]
+    if device.type == "cpu":
+        named[f"{precisions[-1]} plain"] = last.model_copy(update={"attention": "plain"})
     if compiled:
-        last = named[f"{precisions[-1]} eager"]
         named[f"{precisions[-1]} compile"] = last.model_copy(update={"compile": "always"})
     return named
 
@@ -127,8 +130,8 @@ def speeds(case: Case, device: torch.device, rounds: int, compiled: bool) -> Ite
         bar = Bar()
         if name == "fp32 eager":
             bar = Bar(at_least=1.0)
-        elif name.startswith("bf16") and case.d_model >= 128:
-            bar = Bar(at_least=2.2 if "compile" in name else 1.6)
+        elif name in BF16_BARS and case.d_model >= 128:
+            bar = Bar(at_least=BF16_BARS[name])
         speed = case.flops / statistics.median(taken[name])
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         if peer_installed():

@@ -1,6 +1,7 @@
 """What is left at auto is chosen once, by a probe, and kept."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sweep.plan.probe import settled
 from trainable.checkpoint.folder import read_manifest
 from trainable.config.trial import TrainConfig, TrialConfig
 from trainable.data.batches import TokenDataset, open_dataset
+from trainable.model.counts import flops_per_token
 from trainable.training import choice
 from trainable.training.choice import as_chosen, resolve
 from trainable.training.trainer import Trainer
@@ -37,7 +39,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, str], float]
 
 
 EVEN = dict.fromkeys(
-    [(p, a) for p in ("fp32", "bf16") for a in ("products", "sdpa")],
+    [(p, a) for p in ("fp32", "bf16") for a in ("products", "plain", "sdpa")],
     1.0,
 )
 
@@ -50,6 +52,9 @@ EVEN = dict.fromkeys(
         ({("bf16", "products"): 0.5}, ("bf16", "products")),
         ({("bf16", "sdpa"): 0.5, ("bf16", "products"): 0.8}, ("bf16", "sdpa")),
         ({("fp32", "sdpa"): 0.7, ("bf16", "products"): 0.69}, ("fp32", "sdpa")),
+        ({("bf16", "plain"): 0.5, ("bf16", "products"): 0.8}, ("bf16", "plain")),
+        ({("bf16", "plain"): 0.5, ("bf16", "products"): 0.52}, ("bf16", "products")),
+        ({("fp32", "sdpa"): 0.7, ("fp32", "plain"): 0.69}, ("fp32", "plain")),
     ],
 )
 def test_the_clearly_fastest_is_chosen(
@@ -116,12 +121,47 @@ def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert choice._can_compile(torch.device("cpu"))
 
 
-def test_attention_that_would_fill_the_memory_is_left_to_torch(tiny_config: MakeConfig) -> None:
-    cpu = torch.device("cpu")
-    short = tiny_config(AUTO)
-    long = tiny_config({**AUTO, "model.context_length": 32_768})
-    assert {c.attention for c in choice._candidates(short, cpu)} == {"products", "sdpa"}
-    assert {c.attention for c in choice._candidates(long, cpu)} == {"sdpa"}
+@pytest.mark.parametrize(
+    ("context", "values", "forms"),
+    [
+        (16, {}, ["products", "plain", "sdpa"]),
+        # 2 layers of 4 rows of 2 heads: 16 scores a pair of positions
+        (4_729, {}, ["products", "plain", "sdpa"]),
+        (4_730, {}, ["products", "sdpa"]),  # 6 bytes a score are more than 2 GiB
+        (8_192, {}, ["products", "sdpa"]),
+        (8_193, {}, ["sdpa"]),  # 2 bytes are
+        (8_193, {"train.grad_accumulation": 2}, ["products", "sdpa"]),
+        (8_193, {"train.attention": "plain"}, ["plain"]),
+    ],
+)
+def test_attention_that_would_fill_the_memory_is_left_to_torch(
+    tiny_config: MakeConfig, context: int, values: dict[str, Any], forms: list[str]
+) -> None:
+    config = tiny_config({**AUTO, "model.context_length": context, **values})
+    found = choice._candidates(config, torch.device("cpu"))
+    assert [(c.precision, c.attention) for c in found] == [
+        (precision, form) for precision in ("fp32", "bf16") for form in forms
+    ]
+
+
+@pytest.mark.parametrize(
+    ("device", "bf16", "expected"),
+    [
+        ("cuda", True, [(p, f) for p in ("fp32", "bf16") for f in ("sdpa", "plain", "products")]),
+        ("cuda", False, [("fp32", "sdpa"), ("fp32", "plain"), ("fp32", "products")]),
+        ("mps", True, [("fp32", "sdpa")]),
+    ],
+)
+def test_on_a_gpu_torch_s_kernels_come_first(
+    tiny_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    bf16: bool,
+    expected: list[tuple[str, str]],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    found = choice._candidates(tiny_config(AUTO), torch.device(device))
+    assert [(c.precision, c.attention) for c in found] == expected
 
 
 def test_the_probe_itself_is_short_and_leaves_numbers_alone(
@@ -137,27 +177,80 @@ def test_the_probe_itself_is_short_and_leaves_numbers_alone(
     assert resolved.train.precision in ("fp32", "bf16")
 
 
-def test_a_hopeless_choice_is_not_tried_at_full_size(
-    tiny_config: MakeConfig, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+Calls = list[tuple[str, int]]
+
+
+@pytest.fixture
+def passes_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], Calls]:
+    """Return a function that lets a row take so many seconds by precision; it lists the passes."""
+    now = [0.0]
+    made: Calls = []
+
+    def slow(seconds: dict[str, float]) -> Calls:
+        class Passes:
+            def __init__(self, model: Any, config: TrainConfig, device: torch.device) -> None:
+                self.precision = config.precision
+
+            def backward(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
+                made.append((self.precision, len(x)))
+                now[0] += len(x) * seconds[self.precision]
+                return torch.zeros(())
+
+        monkeypatch.setattr(choice, "build_passes", Passes)
+        monkeypatch.setattr(choice, "probe_clock", lambda device, threads: lambda: now[0])
+        return made
+
+    return slow
+
+
+@pytest.mark.parametrize(
+    ("bf16", "sizes"),
+    [
+        (4.1e-4, [8, 8]),  # 128 tokens, and again: hopeless
+        (3.9e-4, [8, 64, 64]),  # behind after two rounds
+        (1.6e-4, [8, 64, 64]),
+        (1.4e-4, [8, 64, 64, 64, 64]),
+    ],
+)
+def test_slow_choices_are_not_tried_further(
+    tiny_config: MakeConfig,
+    dataset: TokenDataset,
+    passes_of: Callable[[dict[str, float]], Calls],
+    bf16: float,
+    sizes: list[int],
 ) -> None:
-    rows: dict[str, list[int]] = {"fp32": [], "bf16": []}
-
-    class Passes:
-        def __init__(self, model: Any, config: TrainConfig, device: torch.device) -> None:
-            self.precision = config.precision
-
-        def backward(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:
-            rows[self.precision].append(len(x))
-            ended = time.thread_time() + len(x) * (2e-3 if self.precision == "bf16" else 1e-4)
-            while time.thread_time() < ended:
-                pass
-            return torch.zeros(())
-
-    monkeypatch.setattr(choice, "build_passes", Passes)
-    config = tiny_config({**AUTO, "train.batch_size": 64})
+    made = passes_of({"fp32": 1e-4, "bf16": bf16})
+    config = tiny_config({**AUTO, "train.attention": "plain", "train.batch_size": 64})
     assert resolve(config, dataset).train.precision == "fp32"
-    assert max(rows["fp32"]) == 64
-    assert max(rows["bf16"]) == 8, "128 tokens"
+    assert [size for precision, size in made if precision == "bf16"] == sizes
+    assert [size for precision, size in made if precision == "fp32"] == [8, 64, 64, 64, 64]
+
+
+def test_no_round_begins_when_the_time_is_over(
+    tiny_config: MakeConfig,
+    dataset: TokenDataset,
+    passes_of: Callable[[dict[str, float]], Calls],
+) -> None:
+    made = passes_of({"fp32": 0.01, "bf16": 0.01})  # 0.64 s a pass, 1.28 s a round
+    config = tiny_config({**AUTO, "train.attention": "plain", "train.batch_size": 64})
+    resolve(config, dataset)
+    assert [size for _, size in made] == [8, 8, 64, 64, 64, 64]
+
+
+def test_the_planned_time_is_that_of_the_whole_batch_and_depth(
+    tiny_config: MakeConfig,
+    dataset: TokenDataset,
+    passes_of: Callable[[dict[str, float]], Calls],
+) -> None:
+    passes_of({"fp32": 1e-3})
+    values = {"train.batch_size": 4_096, "model.n_layers": 3, "train.grad_accumulation": 4}
+    config = tiny_config({**AUTO, **values})
+    one = choice._Choice("fp32", "products")
+    measured = choice._measured(config, dataset, [one], torch.device("cpu"))
+    block = config.model.model_copy(update={"n_layers": 1})
+    depth = flops_per_token(config.model, 257) / flops_per_token(block, 257)
+    assert measured == {one: pytest.approx(4_096 * 1e-3 * depth)}
+    assert 1 < depth < 3
 
 
 def test_a_resume_takes_what_was_chosen(tiny_config: MakeConfig) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from trainable.config.trial import ModelConfig, TrainConfig
-from trainable.model.transformer import Transformer
+from trainable.model.transformer import Transformer, by_kernels, by_products
 from trainable.passes import attention as products
 from trainable.passes import fused
 from trainable.passes.attention import positions
@@ -140,7 +140,7 @@ def test_evaluating_touches_no_gradient() -> None:
     x, y = batch_of(2, 32)
     fused_loss = FusedPasses(model, "fp32", compiled=False).loss(x, y)
     with torch.no_grad():
-        expected = ModulePasses(model, "fp32", compiled=False).loss(x, y)
+        expected = ModulePasses(model, "fp32", compiled=False, mix=by_kernels).loss(x, y)
     assert fused_loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert not fused_loss.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -149,5 +149,23 @@ def test_evaluating_touches_no_gradient() -> None:
 def test_settings_name_the_form() -> None:
     model = model_of({})
     cpu = torch.device("cpu")
-    for attention, kind in (("sdpa", ModulePasses), ("products", FusedPasses)):
-        assert isinstance(build_passes(model, TrainConfig(attention=attention), cpu), kind)
+    assert isinstance(build_passes(model, TrainConfig(attention="products"), cpu), FusedPasses)
+    for attention, mix in (("sdpa", by_kernels), ("plain", by_products)):
+        passes = build_passes(model, TrainConfig(attention=attention), cpu)
+        assert isinstance(passes, ModulePasses)
+        assert passes.mix is mix
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03)], ids=["fp32", "bf16"]
+)
+@pytest.mark.parametrize(("length", "share"), [(32, 1.0), (17, 0.25)])
+def test_plain_products_in_the_modules_give_the_same_gradients(
+    precision: str, tolerance: float, length: int, share: float
+) -> None:
+    model = model_of({})
+    x, y = batch_of(4, length)
+    expected_loss, expected = autograd(model, x, y, share)
+    passes = ModulePasses(model, precision, compiled=False, mix=by_products)
+    assert passes.backward(x, y, share).item() == pytest.approx(expected_loss, rel=tolerance / 5)
+    assert distance({n: p.grad for n, p in model.named_parameters()}, expected) < tolerance

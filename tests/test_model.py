@@ -5,23 +5,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainable.config.trial import ModelConfig
 from trainable.model.counts import flops_per_token, parameter_count, training_bytes
 from trainable.model.transformer import (
     Attention,
+    Mix,
     RMSNorm,
     Rope,
     SwiGLU,
     Transformer,
+    by_kernels,
+    by_products,
     next_token_loss,
 )
 
 BASE = ModelConfig(d_model=512, n_layers=4, head_dim=32, d_ff=1344, context_length=256)
 SMALL = ModelConfig(d_model=32, n_layers=2, head_dim=16, context_length=16)
 VOCAB = 50
+BOTH_WAYS = pytest.mark.parametrize("mix", [by_kernels, by_products])
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -133,9 +136,9 @@ def test_counted_flops_are_those_of_a_training_step(tied: bool) -> None:
     config = SMALL.model_copy(update={"tie_embeddings": tied})
     model = Transformer(config, VOCAB)
     ids = tokens(3, 16)
-    # The other attention kernels recompute or are not counted; this one is two plain products.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        next_token_loss(model(ids), ids).backward()
+    # torch's attention kernels recompute or are not counted.
+    with FlopCounterMode(display=False) as counter:
+        next_token_loss(model(ids, by_products), ids).backward()
     assert counter.get_total_flops() == 3 * 16 * flops_per_token(config, VOCAB)
 
 
@@ -193,12 +196,13 @@ def test_swiglu_is_its_formula() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_attention_is_its_formula() -> None:
+@BOTH_WAYS
+def test_attention_is_its_formula(mix: Mix) -> None:
     layer = drawn(Attention(SMALL))
     x = normal(2, 16, 32)
     rope = Rope(16, 16, SMALL.rope_theta).double()
     expected = attention(x, layer.qkv.weight, layer.out.weight, SMALL)
-    torch.testing.assert_close(layer(x, rope), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(layer(x, rope, mix), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -214,14 +218,15 @@ def test_model_is_its_formula(tied: bool) -> None:
     torch.testing.assert_close(model(ids).double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_later_token_changes_no_earlier_logits() -> None:
+@BOTH_WAYS
+def test_a_later_token_changes_no_earlier_logits(mix: Mix) -> None:
     model = Transformer(SMALL, VOCAB)
     ids = tokens(2, 16)
-    before = model(ids)
+    before = model(ids, mix)
     for changed in (15, 9, 1):
         other = ids.clone()
         other[:, changed] = (other[:, changed] + 1) % VOCAB
-        after = model(other)
+        after = model(other, mix)
         torch.testing.assert_close(after[:, :changed], before[:, :changed], rtol=0, atol=1e-6)
         assert (after[:, changed:] - before[:, changed:]).abs().amax(dim=(0, 2)).min() > 1e-4
 

@@ -129,9 +129,10 @@ class TrainConfig(Section):
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products and activations; weights, sums and losses are fp32. auto: the faster."""
-    attention: Literal["auto", "sdpa", "products"] = "auto"
-    """sdpa: torch's attention kernels, in torch's modules. products: attention as two matrix
-    products, in a forward and backward pass scheduled by hand. auto: the faster."""
+    attention: Literal["auto", "sdpa", "plain", "products"] = "auto"
+    """sdpa: torch's attention kernels, in torch's modules. plain: attention as two matrix
+    products, in torch's modules. products: the same two, in a forward and backward pass scheduled
+    by hand. auto: the fastest."""
     compile: Literal["auto", "always", "never"] = "auto"
     """Whether torch.compile fuses the passes. auto: where the trials are long enough to repay the
     minutes that it takes."""
@@ -146,7 +147,11 @@ class TrainConfig(Section):
     @property
     def computed_in(self) -> str:
         """Precision, attention form and compilation in words."""
-        forms = {"sdpa": "torch's kernels", "products": "matrix products"}
+        forms = {
+            "sdpa": "torch's kernels",
+            "plain": "matrix products in torch's modules",
+            "products": "matrix products",
+        }
         compiled = {"always": "compiled", "never": "not compiled"}
         return (
             f"{self.precision}, attention by {forms.get(self.attention, 'auto')}, "

@@ -1,4 +1,8 @@
-"""The two forms of a forward and backward pass: torch's modules, and the fused schedule."""
+"""The three forms of a pass: torch's modules, these with plain products, and the fused schedule.
+
+A new architecture needs the modules alone: autograd gives their gradients, and plain products half
+of the fused schedule's gain.
+"""
 
 from typing import Protocol
 
@@ -7,7 +11,13 @@ from torch import Tensor
 
 from trainable.config.trial import TrainConfig
 from trainable.hardware.device import autocast, resolve_precision
-from trainable.model.transformer import Transformer, next_token_loss
+from trainable.model.transformer import (
+    Mix,
+    Transformer,
+    by_kernels,
+    by_products,
+    next_token_loss,
+)
 from trainable.passes import fused
 from trainable.passes.attention import Positions, positions
 
@@ -23,16 +33,17 @@ class Passes(Protocol):
 
 
 class ModulePasses:
-    """Autograd through the modules, with torch's own attention kernels."""
+    """Autograd through the modules, with attention as `mix` computes it."""
 
-    def __init__(self, model: Transformer, precision: str, compiled: bool) -> None:
+    def __init__(self, model: Transformer, precision: str, compiled: bool, mix: Mix) -> None:
         self._forward = torch.compile(model) if compiled else model
         self._precision = precision
+        self.mix = mix
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean loss."""
         with autocast(self._precision, x.device):
-            logits = self._forward(x)
+            logits = self._forward(x, self.mix)
         return next_token_loss(logits, y)
 
     def backward(self, x: Tensor, y: Tensor, share: float) -> Tensor:
@@ -87,8 +98,8 @@ def build_passes(model: Transformer, config: TrainConfig, device: torch.device) 
     A setting left at auto is decided here without a probe; training/choice.py measures.
     """
     precision = resolve_precision(config, device)
-    products = config.attention == "products" or (
-        config.attention == "auto" and device.type == "cpu"
-    )
-    kind = FusedPasses if products else ModulePasses
-    return kind(model, precision, config.compile == "always")
+    compiled = config.compile == "always"
+    if config.attention == "products" or (config.attention == "auto" and device.type == "cpu"):
+        return FusedPasses(model, precision, compiled)
+    mix = by_products if config.attention == "plain" else by_kernels
+    return ModulePasses(model, precision, compiled, mix)

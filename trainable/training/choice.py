@@ -7,7 +7,6 @@ import importlib.util
 import itertools
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -36,7 +35,7 @@ PROBE_TOKENS = 1_024
 PROBE_ROUNDS = 3
 
 PROBE_SECONDS = 1.5
-"""No further round begins after so long."""
+"""Of the probe's own clock: no further round begins after so long. A loaded machine cuts none."""
 
 HOPELESS_TOKENS = 128
 
@@ -44,11 +43,17 @@ HOPELESS = 4.0
 """Choices so many times slower than the fastest on so few tokens are not tried further: where bf16
 is emulated, it takes ten times as long."""
 
+BEHIND = 1.5
+"""Choices so many times slower than the fastest in two rounds are not timed further."""
+
 CLEARLY = 1.1
 """How much faster another choice must be than the plainer one: a probe's noise must not decide."""
 
 PRODUCTS_BYTES = 2 * 2**30
-"""Attention as products keeps every layer's softmax; beyond this, torch's kernels are used."""
+"""Attention as products keeps every layer's softmax; a form that keeps more is not used."""
+
+SHARE_BYTES = {"sdpa": 0, "products": 2, "plain": 6}
+"""What each form keeps of one softmax value in bf16: the plain one its fp32 value, too."""
 
 COMPILE_REPAID = {"cpu": 1_800.0, "cuda": 300.0}
 """Planned seconds of a trial from which on compiling is repaid: it takes about a minute, and saves
@@ -65,7 +70,7 @@ def resolve(config: Config, dataset: TokenDataset) -> Config:
     """Return `config` with every auto of CHOSEN replaced; without one it returns at once.
 
     The probe runs forward and backward passes of one block at the trial's width, for about a
-    second at most. Ties go to fp32, to products on a CPU, and to torch's kernels elsewhere.
+    second at most. Ties go to fp32, to products by hand on a CPU, and to torch's kernels elsewhere.
 
     Raises:
         ConfigError: the device is not there.
@@ -108,13 +113,17 @@ def _candidates(config: TrialConfig, device: torch.device) -> list[_Choice]:
         device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())
     ):
         precisions.append("bf16")
-    forms = [train.attention] if train.attention != "auto" else ["products", "sdpa"]
-    if train.attention == "auto" and device.type != "cpu":
-        forms.reverse()
-    rows = train.batch_size // train.grad_accumulation
-    softmax = 2 * model.n_layers * rows * model.n_heads * model.context_length**2
-    if train.attention == "auto" and (softmax > PRODUCTS_BYTES or device.type == "mps"):
+    forms: list[str]
+    if train.attention != "auto":
+        forms = [train.attention]
+    elif device.type == "mps":
         forms = ["sdpa"]
+    else:
+        rows = train.batch_size // train.grad_accumulation
+        values = model.n_layers * rows * model.n_heads * model.context_length**2
+        cpu = device.type == "cpu"
+        order = ["products", "plain", "sdpa"] if cpu else ["sdpa", "plain", "products"]
+        forms = [form for form in order if values * SHARE_BYTES[form] <= PRODUCTS_BYTES]
     return [_Choice(p, f) for p, f in itertools.product(precisions, forms)]
 
 
@@ -171,18 +180,21 @@ def _measured(
         passes[choice].backward(x[:size], y[:size], 1.0).item()  # waits for the device
         return (clock() - started) / size
 
-    began = time.perf_counter()
+    began = clock()
     few = min(rows, max(1, HOPELESS_TOKENS // length))
     taken = {choice: seconds(choice, few) for choice in choices}
     limit = HOPELESS * min(taken.values())
     # Seconds at the first time may be for what is done but once.
     hopeful = [c for c in choices if taken[c] <= limit or seconds(c, few) <= limit]
     for number in range(1 + PROBE_ROUNDS):
-        if time.perf_counter() - began > PROBE_SECONDS:
+        if clock() - began > PROBE_SECONDS:
             break
         for choice in hopeful:
             found = seconds(choice, rows)
             taken[choice] = min(taken[choice], found) if number else found
+        if number:
+            limit = BEHIND * min(taken[choice] for choice in hopeful)
+            hopeful = [choice for choice in hopeful if taken[choice] <= limit]
     whole = config.train.batch_size * flops_per_token(config.model, dataset.vocab_size)
     probed = flops_per_token(block, dataset.vocab_size)
     return {choice: least * whole / probed for choice, least in taken.items()}
