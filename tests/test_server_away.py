@@ -120,7 +120,7 @@ def test_a_server_that_is_away_holds_no_start_up(answers, project, monkeypatch):
     [
         ("another version", "0123456789ab"),
         ("not writable", "readonly database"),
-        ("in a folder not writable", "unable to open"),
+        ("in a folder not writable", "Read-only file system"),
     ],
 )
 def test_a_store_that_refuses_ends_a_sweep_before_any_training(tmp_path, case, why):

@@ -131,7 +131,13 @@ def _find_experiment(client: Any, name: str) -> str:
     # For a local store MLflow's default is ./mlruns, wherever that is: say where.
     local = tracking_uri().startswith("sqlite")
     location = (project_folder() / "mlruns" / name).as_uri() if local else None
-    return str(client.create_experiment(name, artifact_location=location))
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except Exception:
+        found = client.get_experiment_by_name(name)  # another sweep may have made it meanwhile
+        if found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def _vocab_size(sweep: SweepFile) -> int | None:

@@ -4,10 +4,12 @@ import contextlib
 import logging
 import os
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
+from sweep.tracking.new_store import is_half_made, make_store
 from trainable.common.errors import first_line
 from trainable.common.paths import project_folder
 
@@ -35,7 +37,10 @@ def tracking_uri() -> str:
 
 
 def open_client(uri: str) -> Any:
-    """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits."""
+    """Return MLflow's client of a store: silent, no telemetry, no pickles, no long waits.
+
+    A local SQLite file is made where there is none.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     logging.getLogger("sqlalchemy").setLevel(logging.CRITICAL)
@@ -45,6 +50,9 @@ def open_client(uri: str) -> Any:
         from mlflow.store.db import utils
 
         utils.MAX_RETRY_COUNT = DATABASE_ATTEMPTS
+    path = sqlite_file(uri)
+    if path is not None:
+        make_store(path)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -60,9 +68,16 @@ def is_away(uri: str, error: Exception) -> bool:
 
 def refused(uri: str, error: Exception) -> SweepError:
     """Return what to say of a store that cannot be used at all."""
+    path = sqlite_file(uri)
+    if path is not None and is_half_made(path):
+        remedy = f"It was left half made and holds nothing: delete {path} and start again"
+    else:
+        remedy = (
+            "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`"
+        )
+    why = redact(first_line(error)).rstrip(".")
     return SweepError(
-        f"MLflow store {redact(uri)!r}: {redact(first_line(error))} "
-        "Use another store (MLFLOW_TRACKING_URI), upgrade this one with `mlflow db upgrade`, "
+        f"MLflow store {redact(uri)!r}: {why}. {remedy}, "
         "or record without MLflow: --tracking.no-enabled"
     )
 
@@ -73,7 +88,7 @@ def require_writable(uri: str) -> None:
     Raises:
         sqlite3.OperationalError: it cannot be written.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None:
         return
     with contextlib.closing(sqlite3.connect(path, timeout=10, isolation_level=None)) as database:
@@ -84,7 +99,7 @@ def require_writable(uri: str) -> None:
 
 def tune_sqlite(uri: str, statement: str) -> None:
     """Run a statement on a store that is a local SQLite file; do nothing to another."""
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None:
         return
     with sqlite3.connect(path, timeout=10) as database:
@@ -92,6 +107,9 @@ def tune_sqlite(uri: str, statement: str) -> None:
     database.close()
 
 
-def _sqlite_file(uri: str) -> str | None:
+def sqlite_file(uri: str) -> Path | None:
     """Return the file of a store that is a local SQLite file; None of another."""
-    return uri.removeprefix(SQLITE) if uri.startswith(SQLITE) else None
+    if not uri.startswith(SQLITE):
+        return None
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return None if path in ("", ":memory:") else Path(path).absolute()
