@@ -12,11 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.analysis.words import counts_text, duration, outcome_text
+from sweep.common.errors import SweepError
 from sweep.record.folder import find_sweep, read_sweep, results_folder, sweep_names
-from sweep.record.lock import is_running
+from sweep.record.lock import is_running, locked
+from sweep.record.repair import repair_record
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
 from sweep.show.tables import best_by_size, leaderboard, plain_table
+from sweep.tracking.delivery import deliver_all_again
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 
@@ -26,22 +29,31 @@ class Arguments:
     """List all sweeps, or the trials of one."""
 
     name: tyro.conf.Positional[str | None] = None
-    """Name of a sweep; unset: all sweeps."""
+    """Name of a sweep, or its folder; unset: all sweeps."""
     sync: bool = False
     """Deliver to MLflow what it has not got yet."""
+    repair: bool = False
+    """Mend a damaged record; what cannot be mended is set aside in results/NAME."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="status.py")
     console = open_console()
-    if arguments.sync:
-        if arguments.name is None:
-            raise ConfigError("--sync: name the sweep to deliver")
-        return _sync(arguments.name, console)
     if arguments.name is None:
+        if arguments.sync or arguments.repair:
+            raise ConfigError(
+                "--sync, --repair: name the sweep, as in `status.py sweep-001 --sync`"
+            )
         return _show_all(console)
-    return _show_one(arguments.name, console)
+    folder = find_sweep(arguments.name)
+    if arguments.repair:
+        _repair(folder, console)
+    if arguments.sync:
+        _sync(folder, console)
+    elif not arguments.repair:
+        _show_one(folder, console)
+    return 0
 
 
 def _show_all(console: Console) -> int:
@@ -50,22 +62,32 @@ def _show_all(console: Console) -> int:
         say(console, f"no sweeps in {results_folder()}")
         return 0
     table = plain_table("sweep", "state", "trials", "best val_loss", "best trial")
+    damaged = []
     for name in names:
-        record = SweepRecord.read(results_folder() / name)
+        folder = results_folder() / name
+        try:
+            read_sweep(folder)
+            record = SweepRecord.read(folder)
+        except SweepError as error:
+            damaged.append(str(error))
+            table.add_row(name, "damaged", "-", "-", "-")
+            continue
         best = record.best
         table.add_row(
             name,
-            _state(results_folder() / name, record),
+            _state(folder, record),
             f"{len(record.trials)}/{record.num_samples}",
             f"{best.best_val_loss:.4f}" if best else "-",
             best.name if best else "-",
         )
     console.print(table)
+    for why in damaged:
+        say(console, f"\n{why}")
     return 0
 
 
-def _show_one(name: str, console: Console) -> int:
-    folder = find_sweep(name)
+def _show_one(folder: Path, console: Console) -> None:
+    name = folder.name
     config, record = read_sweep(folder).config, SweepRecord.read(folder)
     state = _state(folder, record)
     say(
@@ -80,7 +102,6 @@ def _show_one(name: str, console: Console) -> int:
             console.print(table)
     if state == "interrupted":
         say(console, f"\ngo on with  python sweep/run.py --resume {name}")
-    return 0
 
 
 def _reasons(record: SweepRecord) -> Table | None:
@@ -100,15 +121,28 @@ def _state(folder: Path, record: SweepRecord) -> str:
     return "complete" if done and record.sessions else "interrupted"
 
 
-def _sync(name: str, console: Console) -> int:
+def _sync(folder: Path, console: Console) -> None:
     from sweep.conduct.settle import settle
-    from sweep.record.lock import locked
 
-    folder = find_sweep(name)
     with locked(folder):
         delivered = settle(folder, read_sweep(folder))
-    say(console, f"{name}: {delivered} events delivered to MLflow")
-    return 0
+    say(console, f"{folder.name}: {delivered} events delivered to MLflow")
+
+
+def _repair(folder: Path, console: Console) -> None:
+    num_samples = read_sweep(folder).config.num_samples
+    with locked(folder):
+        deliver_all_again(folder)  # first: an offset must not outlive what it counts
+        found = repair_record(folder, num_samples)
+    for line in found:
+        say(console, line)
+    name = folder.name
+    say(
+        console,
+        f"{name}: repaired; go on with  python sweep/run.py --resume {name}"
+        if found
+        else f"{name}: nothing is damaged",
+    )
 
 
 def cli() -> None:

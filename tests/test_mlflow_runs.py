@@ -597,6 +597,30 @@ def test_what_a_killed_driver_left_open_is_closed_once(
     assert bool(record.unfinished) == (outcome is None)
 
 
+@pytest.mark.fault
+def test_a_repaired_record_is_delivered_whole(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was delivered before the damage stays as it was; what comes after it arrives."""
+    folder, sweep = new_sweep("mended")
+    *story, last = whole_story()
+    write_events(folder, story)
+    deliver(folder, sweep)
+    path = folder / EVENTS_FILE
+    path.write_bytes(path.read_bytes().replace(b"5.25", b"!!!!", 1))
+    assert status(["mended", "--repair"]) == 0
+    write_events(folder, last)
+    assert status(["mended", "--sync"]) == 0
+    found = stored()
+    other, whole = new_sweep("undamaged", sweep_config(tracking={"experiment": "undamaged"}))
+    write_events(other, story, last)
+    deliver(other, whole)
+    expected = stored(experiment="undamaged")
+    for name in ("t000", "t001", "t002"):
+        for part in ("status", "times", "params", "curves"):
+            assert found[name][part] == expected[name][part]
+
+
 @pytest.fixture(scope="module")
 def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a real server."""

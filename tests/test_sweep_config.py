@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import RunPython
-from sweep_samples import SPACE, TRIAL, refusal, sweep_config
+from sweep_samples import SPACE, TRIAL, new_sweep, refusal, sweep_config
 
 from sweep.cluster.placement import Machine, concurrency, local_machine, needed
 from sweep.common.errors import SweepError
@@ -172,6 +172,28 @@ def test_names_that_could_leave_the_results_folder_are_refused(name: str) -> Non
     assert len(text.splitlines()) == 1
     with pytest.raises(SweepError, match="letters, digits"):  # of --resume NAME, too
         find_sweep(name)
+
+
+@pytest.mark.parametrize(
+    ("place", "given"),
+    [
+        (".", "mine/"),
+        (".", "results/mine"),
+        ("elsewhere", "results/mine/"),
+        ("results", "./mine//"),
+        ("results/mine", "../mine"),
+        (".", "{results}/mine"),
+    ],
+)
+def test_a_sweep_is_found_by_its_path(
+    place: str, given: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = new_sweep("mine")
+    (project / "elsewhere").mkdir()
+    monkeypatch.chdir(project / place)  # where the user stands
+    assert find_sweep(given.format(results=folder.parent)) == folder
+    with pytest.raises(SweepError, match="letters, digits"):
+        find_sweep("elsewhere/mine")
 
 
 @pytest.mark.parametrize("number", [0, -1])

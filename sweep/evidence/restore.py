@@ -65,6 +65,7 @@ def load_best(folder: Path) -> Restored:
 def restore_best(name: str, out: Path | None, register: str | None) -> int:
     """Restore, check, export and, on request, register the best trial; return the exit status."""
     folder = find_sweep(name)
+    name = folder.name  # of a path
     best = load_best(folder)
     trial, recorded = best.trial, best.checkpoint.val_loss
     print(f"best of {name}: {trial.name} {params_text(trial.params)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import SweepError
-from sweep.record.lines import Event, from_line, to_line
+from sweep.record.lines import Event, from_line, is_sound, to_line
 from trainable.common.files import fsync_folder
 
 EVENTS_FILE = "events.jsonl"
@@ -63,13 +63,7 @@ def is_torn(line: bytes) -> bool:
 
     The latter is the last line, if only the newline at its end is another byte.
     """
-    if line.endswith(b"\n"):
-        return False
-    try:
-        from_line(line[:-1] + b"\n")
-    except ValueError:
-        return True
-    return False
+    return not line.endswith(b"\n") and not is_sound(line[:-1] + b"\n")
 
 
 def sync_events(folder: Path) -> None:

@@ -47,12 +47,12 @@ def next_name() -> str:
 
 
 def find_sweep(name: str) -> Path:
-    """Return the folder of a sweep.
+    """Return the folder of a sweep, given its name or a path to that folder.
 
     Raises:
-        SweepError: no sweep has this name.
+        SweepError: there is no such sweep.
     """
-    folder = results_folder() / _checked(name)
+    folder = results_folder() / _checked(_name_in(name))
     if not (folder / SWEEP_FILE).is_file():
         known = ", ".join(sweep_names()[-5:]) or "none yet"
         raise SweepError(f"sweep {name!r}: not in {results_folder()}; there are: {known}")
@@ -122,6 +122,13 @@ def _sealed(sweep: SweepFile) -> bytes:
     """Return sweep.json in the one spelling that is accepted, with the BLAKE3 of all before it."""
     text = sweep.model_dump_json(by_alias=True, indent=2).removesuffix("\n}")
     return f'{text},\n  "blake3": "{blake3(text.encode()).hexdigest()}"\n}}\n'.encode()
+
+
+def _name_in(path: str) -> str:
+    """Return the name in a path into the results, as a shell completes it; any other as it is."""
+    parent, slash, name = path.rstrip("/").rpartition("/")
+    places = [(place / parent).resolve() for place in (Path.cwd(), project_folder())]
+    return name if not slash or results_folder().resolve() in places else path
 
 
 def _checked(name: str) -> str:

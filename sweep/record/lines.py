@@ -8,6 +8,9 @@ from typing import Any
 Event = dict[str, Any]
 """Has "event", its kind, and "time", Unix seconds; see results.py for each kind's other keys."""
 
+LONGEST_MENDED = 16 * 2**10
+"""Bytes of the longest line that is tried for one flipped bit, which takes a second."""
+
 _SEAL = b', "crc32": "%08x"}\n'
 
 _SEAL_BYTES = len(_SEAL % 0)
@@ -39,6 +42,32 @@ def from_line(line: bytes) -> Event:
         raise ValueError("no event: its kind is no text, or its time no number")
     del event["crc32"]
     return dict(event)
+
+
+def is_sound(line: bytes) -> bool:
+    """Say whether from_line takes a line."""
+    try:
+        from_line(line)
+    except ValueError:
+        return False
+    return True
+
+
+def mended(line: bytes) -> list[bytes]:
+    """Return what a damaged line was if one bit of it is flipped; nothing if more was changed.
+
+    It was two lines if the flipped bit is in the newline between them. CRC-32 tells every flip of
+    up to three bits in lines of ours from every other line, so what fits is what was written.
+    """
+    if len(line) > LONGEST_MENDED:
+        return []
+    for place in range(8 * len(line)):
+        changed = bytearray(line)
+        changed[place // 8] ^= 1 << place % 8
+        lines = [part + b"\n" for part in bytes(changed).removesuffix(b"\n").split(b"\n")]
+        if all(is_sound(part) for part in lines):
+            return lines
+    return []
 
 
 def _sealed(body: bytes) -> bytes:

@@ -93,6 +93,8 @@ class SweepRecord:
     """Unix time at which the running session began; None between sessions."""
     updated: float | None = None
     """Unix time of the last event."""
+    lost: set[int] = field(default_factory=set)
+    """Numbers of trials whose start was damaged: they are not given again."""
     holding: dict[str, TrialRecord] = field(default_factory=dict)
     """The trials that have checkpoints."""
     _best: TrialRecord | None = field(default=None, repr=False, compare=False)
@@ -119,7 +121,10 @@ class SweepRecord:
             try:
                 self.apply(event)
             except (KeyError, TypeError, ValueError, OverflowError) as error:
-                raise SweepError(f"event {number} of the sweep is damaged: {error!r}") from error
+                raise SweepError(
+                    f"event {number} of the sweep is damaged: {error!r}; "
+                    "`python sweep/status.py NAME --repair` goes on without it"
+                ) from error
 
     def apply(self, event: Event) -> None:
         """Take in one event. Kinds and keys:
@@ -128,7 +133,7 @@ class SweepRecord:
         trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
         evaluation: trial, metrics.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
-        outcome: trial, outcome, step, rung, reason.
+        outcome: trial, outcome, step, rung, reason. trial_lost: trial (see repair.py).
         """
         kind = event["event"]
         if kind == "session_started":
@@ -141,12 +146,12 @@ class SweepRecord:
             self.seconds += event["time"] - (self.session_started or event["time"])
             self.session_started = None
         elif kind == "trial_started":
-            params, name = _of(dict, event["params"]), _of(str, event["trial"])
-            if not re.fullmatch(r"t\d+", name, re.ASCII):
-                raise ValueError(f"{name!r} is no trial's name")
+            params, name = _of(dict, event["params"]), _trial_name(event["trial"])
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
             trial.outcome = trial.ended = trial.reason = None
             self._best_is_stale |= bool(trial.evaluations)
+        elif kind == "trial_lost":
+            self.lost.add(int(_trial_name(event["trial"])[1:]))
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
         self.updated = event["time"]
@@ -207,6 +212,12 @@ def _of(kind: type[T], value: Any) -> T:
     if type(value) is not kind:
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def _trial_name(value: Any) -> str:
+    if not re.fullmatch(r"t\d+", _of(str, value), re.ASCII):
+        raise ValueError(f"{value!r} is no trial's name")
+    return str(value)
 
 
 def _number(value: Any) -> float:

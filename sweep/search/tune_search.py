@@ -42,7 +42,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         """Numbers of the trials that run, by Tune's id."""
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
         # A driver may have been killed when a later trial had begun and an earlier one had not.
-        self._taken = {trial.number for trial in record.trials.values()}
+        self._taken = {trial.number for trial in record.trials.values()} | record.lost
         self._next_number = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:

@@ -53,3 +53,14 @@ def save_delivery(
         offset=offset,
     )
     write_atomic(folder / STATE_FILE, json.dumps(state).encode())
+
+
+def deliver_all_again(folder: Path) -> None:
+    """Have the whole record delivered with the next event: its bytes move. Nothing is doubled.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    state = read_delivery(folder)
+    if state is not None:
+        write_atomic(folder / STATE_FILE, json.dumps({**state, "offset": 0}).encode())
