@@ -22,13 +22,15 @@ ABOUT = """Search learning rates and model sizes; record in MLflow; keep the bes
 --config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
---dry-run: print the plan only."""
+--dry-run: print the plan only.
+--verify-data: read every byte of the token files, even if their size and time are as before."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    dry_run = "--dry-run" in argv
-    name, flags = pop_option([word for word in argv if word != "--dry-run"], "--resume")
+    dry_run, verify_data = "--dry-run" in argv, "--verify-data" in argv
+    switches = {"--dry-run", "--verify-data"}
+    name, flags = pop_option([word for word in argv if word not in switches], "--resume")
     path, flags = pop_option(flags, "--config")
     if name is not None:
         if path is not None:
@@ -39,13 +41,14 @@ def main(argv: list[str]) -> int:
             resume_sweep,  # torch takes seconds to import: not for --help
         )
 
-        return resume_sweep(find_sweep(name), stored, config, dry_run=dry_run)
+        folder = find_sweep(name)
+        return resume_sweep(folder, stored, config, dry_run=dry_run, verify_data=verify_data)
     source = config_file(path or SHIPPED)
     default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
     from sweep.conduct.start import start_sweep
 
-    return start_sweep(config, dry_run=dry_run)
+    return start_sweep(config, dry_run=dry_run, verify_data=verify_data)
 
 
 def _without_fixed(values: dict[str, Any], flags: list[str]) -> dict[str, Any]:

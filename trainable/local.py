@@ -35,6 +35,8 @@ class LocalConfig(TrialConfig):
     """Folder for the checkpoint, replaced at each evaluation; unset: none is kept."""
     resume: str | None = Field(default=None, min_length=1)
     """Checkpoint folder to go on from, with the same model and data."""
+    verify_data: bool = False
+    """Read every byte of the token files, even if their size and time are as before."""
     overfit_one_batch: bool = False
     """Train on one batch for ever: a working model and optimizer bring its loss to nearly 0."""
     profile: str | None = Field(default=None, min_length=1)
@@ -55,7 +57,7 @@ def train(config: LocalConfig) -> int:
         print(f"prepared {config.data.dataset}: {made.train_tokens:,} tokens of the {made.source}")
     if config.resume:
         config = as_chosen(config, read_manifest(Path(config.resume).expanduser()).config.train)
-    dataset = open_dataset(config.data, config.model.context_length)
+    dataset = open_dataset(config.data, config.model.context_length, verify=config.verify_data)
     config = resolve(config, dataset)
     trainer = Trainer(config, dataset, overfit_one_batch=config.overfit_one_batch)
     checkpoint = _writable_folder(config.checkpoint) if config.checkpoint else None

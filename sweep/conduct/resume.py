@@ -23,7 +23,12 @@ MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent
 
 
 def resume_sweep(
-    folder: Path, stored: SweepFile, config: SweepConfig, *, dry_run: bool = False
+    folder: Path,
+    stored: SweepFile,
+    config: SweepConfig,
+    *,
+    dry_run: bool = False,
+    verify_data: bool = False,
 ) -> int:
     """Go on with a sweep under `config`; return the exit status.
 
@@ -35,7 +40,7 @@ def resume_sweep(
     _require_comparable(stored, config)
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
-    dataset = open_data(config, console)
+    dataset = open_data(config, console, verify=verify_data)
     if dataset.digest != stored.identity.dataset_digest:
         raise SweepError(
             f"--resume {folder.name}: dataset {dataset.folder} is {dataset.digest}, the sweep "

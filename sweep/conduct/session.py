@@ -192,9 +192,12 @@ class Session:
         return 2
 
 
-def open_data(config: SweepConfig, console: Console) -> TokenDataset:
-    """Open the dataset of a sweep; make the embedded corpus first, if that is missing."""
+def open_data(config: SweepConfig, console: Console, *, verify: bool) -> TokenDataset:
+    """Open the dataset of a sweep; make the embedded corpus first, if that is missing.
+
+    With `verify` every byte of its token files is read, even if they were checked before.
+    """
     made = ensure_default(config.trial.data)
     if made:
         say(console, f"prepared {config.trial.data.dataset}: the {made.source}")
-    return open_dataset(config.trial.data, config.trial.model.context_length)
+    return open_dataset(config.trial.data, config.trial.model.context_length, verify=verify)

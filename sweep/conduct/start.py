@@ -22,7 +22,7 @@ ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
 
 
-def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
+def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool = False) -> int:
     """Run a new sweep; return the exit status: 0, or 128 + the signal that ended it.
 
     Raises:
@@ -31,7 +31,7 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False) -> int:
     console = open_console()
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
-    dataset = open_data(config, console)
+    dataset = open_data(config, console, verify=verify_data)
     plan = make_plan(config, dataset, concurrent)
     resolve_device(config.trial.train)  # refused now, if it is not there
     if dry_run:

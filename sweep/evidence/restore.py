@@ -11,8 +11,9 @@ from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import existing
 from sweep.show.commands import command, shown_path
 from trainable.checkpoint.export import export_model
-from trainable.checkpoint.folder import Manifest, load_weights, read_verified
+from trainable.checkpoint.folder import Manifest, load_weights, read_manifest
 from trainable.common.errors import CheckpointError
+from trainable.data.batches import open_dataset
 from trainable.training.trainer import Trainer
 
 
@@ -36,29 +37,40 @@ class Restored:
 def load_best(folder: Path) -> Restored:
     """Restore and evaluate the best trial of a sweep.
 
+    Every byte of checkpoint and dataset is read, and compared with its digest, once.
+
     Raises:
-        SweepError: no trial has a usable loss.
+        SweepError: no trial has a usable loss, or none became better by training.
         CheckpointError: the trial's best checkpoint is missing or damaged.
+        DataError: the dataset is missing or damaged.
     """
     record = SweepRecord.read(folder)
     trial = record.best
     if trial is None or trial.best is None:
         raise SweepError(f"sweep {folder.name}: no trial has a usable loss yet")
     best_step = trial.best["step"]
+    if best_step == 0:
+        raise SweepError(
+            f"sweep {folder.name}: its best loss, {trial.best['val_loss']:.4f}, is that of "
+            f"{trial.name} before the first step, of which no checkpoint is made; training "
+            "made every trial worse: search lower learning rates, or train longer"
+        )
     checkpoint = next((c for c in existing(folder, trial) if c.step == best_step), None)
     if checkpoint is None:
         raise CheckpointError(
             f"sweep {folder.name}: the checkpoint of {trial.name} at step {best_step:,.0f} is "
-            f"gone; train that trial again: python sweep/run.py --resume cannot bring it back"
+            "gone, and --resume cannot bring it back; restore a backup, or train that trial again"
         )
-    manifest, _ = read_verified(folder / checkpoint.path)
-    trainer = Trainer(manifest.config)
-    load_weights(folder / checkpoint.path, trainer.model)
-    if manifest.dataset_digest != trainer.dataset.digest:
+    manifest = read_manifest(folder / checkpoint.path)
+    config = manifest.config
+    dataset = open_dataset(config.data, config.model.context_length, verify=True)
+    if manifest.dataset_digest != dataset.digest:
         raise CheckpointError(
             f"{trial.name}: trained on dataset {manifest.dataset_digest}, but "
-            f"{trainer.dataset.folder} is {trainer.dataset.digest} now; bring the old one back"
+            f"{dataset.folder} is {dataset.digest} now; bring the old one back"
         )
+    trainer = Trainer(config, dataset)
+    load_weights(folder / checkpoint.path, trainer.model)
     return Restored(trial, checkpoint, manifest, trainer, trainer.evaluate())
 
 

@@ -52,6 +52,6 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
             name, source=f"models:/{model.model_id}", run_id=run_id, model_id=model.model_id
         )
         client.set_registered_model_alias(name, "champion", version.version)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:  # the store refuses, or its disk is full
         raise SweepError(f"--register {name}: {redact(str(error))}") from error
     return int(version.version)
