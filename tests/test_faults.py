@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 
 import pytest
@@ -102,6 +103,18 @@ def test_only_one_process_runs_a_sweep(tmp_path, start):
     sweep.send_signal(signal.SIGTERM)
     sweep.communicate(timeout=60)
     assert SweepRecord.read(folder).sessions == 1
+
+
+def test_a_record_that_cannot_be_written_ends_the_sweep_with_one_line(tmp_path, start):
+    folder = tmp_path / "results" / "unwritable"
+    sweep = start_and_wait(start, tmp_path, "unwritable", *ENDLESS, *ALONE, *UNTRACKED, step=500)
+    size = (folder / "events.jsonl").stat().st_size
+    resource.prlimit(sweep.pid, resource.RLIMIT_FSIZE, (size, size))
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 2, output + errors
+    told = r"^error: sweep unwritable: its record cannot be written \(.*--resume unwritable`$"
+    assert re.search(told, errors, re.MULTILINE)  # beside Ray's own complaints of its log files
+    assert "Traceback" not in errors
 
 
 def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):

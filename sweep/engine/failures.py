@@ -13,10 +13,12 @@ from sweep.common.redact import redact
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def is_disk_full(reason: str) -> bool:
     """Say whether an error is the operating system's for a full disk or quota."""
-    return os.strerror(errno.ENOSPC) in reason or os.strerror(errno.EDQUOT) in reason
+    return any(os.strerror(number) in reason for number in _FULL)
 
 
 def failure_reason(trial: Trial) -> str:
@@ -46,4 +48,14 @@ def disk_full_error(folder: Path) -> SweepError:
         f"sweep {folder.name}: the disk is full ({free / 2**20:,.0f} MiB free in {folder}); what "
         "was saved is whole: make room and go on with "
         f"`python sweep/run.py --resume {folder.name}`"
+    )
+
+
+def unwritable_error(folder: Path, error: OSError) -> SweepError:
+    """Return what to say when a sweep's record cannot be written."""
+    if error.errno in _FULL:
+        return disk_full_error(folder)
+    return SweepError(
+        f"sweep {folder.name}: its record cannot be written ({error.strerror}); what was saved is "
+        f"whole: mend {folder} and go on with `python sweep/run.py --resume {folder.name}`"
     )

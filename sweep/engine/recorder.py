@@ -1,6 +1,7 @@
 """From Tune's callbacks to the sweep's events: the one place that knows both."""
 
-import signal
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,32 @@ from ray.tune.experiment import Trial
 
 from sweep.config.sweep import SweepConfig
 from sweep.engine.failures import failure_reason, is_disk_full
+from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
 from sweep.record.retention import prune
 from trainable.training.trainer import Evaluation
 
 METRICS = tuple(Evaluation.__dataclass_fields__)
+
+
+def _kept(callback: Callable[..., None]) -> Callable[..., None]:
+    """Keep the first error of a callback and end the session; what follows it is not recorded.
+
+    Tune logs and forgets some errors of callbacks, and takes others for the trial's own.
+    """
+
+    @functools.wraps(callback)
+    def guarded(self: "Recorder", **facts: Any) -> None:
+        if self.error is not None:
+            return
+        try:
+            callback(self, **facts)
+        except Exception as error:  # raised by run_trials
+            self.error = error
+            self._stopping.ask()
+
+    return guarded
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
@@ -25,13 +46,22 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         folder: the sweep's folder.
         record: kept up to date by the log's events.
         log: where events go.
+        stopping: ends the session.
     """
 
     def __init__(
-        self, config: SweepConfig, folder: Path, record: SweepRecord, log: EventLog
+        self,
+        config: SweepConfig,
+        folder: Path,
+        record: SweepRecord,
+        log: EventLog,
+        stopping: Stopping,
     ) -> None:
         self.disk_full = False
         """Whether the session was ended for want of disk space."""
+        self.error: Exception | None = None
+        """The first error of a callback, which ended the session."""
+        self._stopping = stopping
         self._config = config
         self._folder = folder
         self._record = record
@@ -43,20 +73,20 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
         return {}
 
+    @_kept
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record the first start in this session; a restart is recorded by on_trial_recover."""
         self._require_started(trial)
 
+    @_kept
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial goes on after its worker died or raised."""
         name, reason = self._require_started(trial), failure_reason(trial)
-        if is_disk_full(reason):
-            # Every other trial would fail alike: end the session while nothing is lost.
-            self.disk_full = True
-            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
+        if self._is_for_room(reason):
             return
         self._log.append("trial_restarted", trial=name, reason=reason)
 
+    @_kept
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **_: Any
     ) -> None:
@@ -72,6 +102,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
             metrics = {key: result[key] for key in METRICS if key in result}
             self._log.append("evaluation", trial=name, metrics=metrics)
 
+    @_kept
     def on_checkpoint(
         self,
         iteration: int,
@@ -91,6 +122,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         )
         prune(self._folder, self._record, self._config.keep_checkpoints)
 
+    @_kept
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **_: Any
     ) -> None:
@@ -108,19 +140,31 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         else:
             self._end(name, "stopped", step=step, rung=step)
 
+    @_kept
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial failed for good."""
         name = self._require_started(trial)
         reason = failure_reason(trial)
-        if is_disk_full(reason):
-            return  # the session ends: the trial goes on in the next one
+        if self._is_for_room(reason):
+            return
         self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
 
+    @_kept
     def on_experiment_end(self, trials: list[Trial], **_: Any) -> None:
         """Record what was interrupted."""
         for trial in self._record.unfinished:
             if trial.name in self._started and trial.outcome is None:
                 self._end(trial.name, "interrupted", step=trial.step)
+
+    def _is_for_room(self, reason: str) -> bool:
+        """Say whether a trial failed for want of disk space; it goes on in the next session.
+
+        Every other trial would fail alike: the session ends while nothing is lost.
+        """
+        if is_disk_full(reason):
+            self.disk_full = True
+            self._stopping.ask()
+        return self.disk_full
 
     def _require_started(self, trial: Trial) -> str:
         """Return the trial's name; record its start, if a worker died before it had begun."""

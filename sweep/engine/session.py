@@ -1,9 +1,7 @@
 """One session of a sweep: Tune run to its end or to an interruption."""
 
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -12,32 +10,15 @@ from sweep.cluster.forgiving import Witness
 from sweep.cluster.ray_patches import forgiving_controller
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interruption
-from sweep.engine.failures import FULL_BYTES, disk_full_error
+from sweep.engine.failures import FULL_BYTES, disk_full_error, unwritable_error
 from sweep.engine.recorder import Recorder
+from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.record.retention import existing
 from sweep.search.asha import build_scheduler
 from sweep.search.tune_search import SweepSearch
 from trainable.tune_trainable import LanguageModelTrial
-
-
-class GracefulEnd(tune.Callback):  # type: ignore[misc]  # Ray is untyped
-    """Ends the session once a signal has come: trials report and save what they are at."""
-
-    def __init__(self, interruption: Interruption) -> None:
-        self._interruption = interruption
-        self._ended = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
-        return {}
-
-    def on_step_begin(self, **_: Any) -> None:
-        """Look, several times a second."""
-        if self._interruption.signal is not None and not self._ended:
-            self._ended = True
-            signal.raise_signal(signal.SIGUSR1)  # Tune's own signal for a graceful end
 
 
 def run_trials(
@@ -53,10 +34,11 @@ def run_trials(
     `record` and `log` take in all that happens. Ray must have been started.
 
     Raises:
-        SweepError: the disk is full.
+        SweepError: the disk is full, or the record cannot be written.
     """
     witness = Witness()
-    recorder = Recorder(config, folder, record, log)
+    stopping = Stopping(interruption)
+    recorder = Recorder(config, folder, record, log, stopping)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {
@@ -77,7 +59,8 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, GracefulEnd(interruption), witness],
+            callbacks=[recorder, witness],
+            stop=stopping,
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=config.max_failures),
@@ -87,10 +70,14 @@ def run_trials(
     try:
         with forgiving_controller(witness):
             tuner.fit()
+        if recorder.error is not None:
+            raise recorder.error
     except Exception as error:
-        if not recorder.disk_full and shutil.disk_usage(folder).free > FULL_BYTES:
-            raise
-        raise disk_full_error(folder) from error
+        if recorder.disk_full or shutil.disk_usage(folder).free < FULL_BYTES:
+            raise disk_full_error(folder) from error
+        if isinstance(recorder.error, OSError):
+            raise unwritable_error(folder, recorder.error) from error
+        raise
     if recorder.disk_full:
         raise disk_full_error(folder)
 

@@ -1,0 +1,126 @@
+"""What Tune's callbacks leave in the sweep's record, and what they do when it cannot be written."""
+
+import resource
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray import tune
+from ray.tune.experiment import Trial
+from sweep_samples import new_sweep, sweep_config
+
+from sweep.control.interruption import Interruption
+from sweep.engine.recorder import Recorder
+from sweep.engine.stopping import Stopping
+from sweep.record.events import Event, EventLog, read_events
+from sweep.record.results import SweepRecord
+
+pytestmark = pytest.mark.fault
+
+
+class Session:
+    """A recorder in a sweep's folder, told of trials as Tune tells it."""
+
+    def __init__(self, **changes: Any) -> None:
+        config = sweep_config(**changes)
+        self.folder, _ = new_sweep("recorded", config)
+        self.record, self.log = SweepRecord(), EventLog(self.folder)
+        self.log.listen(self.record.apply)
+        self.stopping = Stopping(Interruption())
+        self.recorder = Recorder(config, self.folder, self.record, self.log, self.stopping)
+        self.log.append("session_started", session=1, num_samples=config.num_samples)
+
+    def trial(self, name: str = "t000") -> Trial:
+        return Trial("trial", config={"name": name, "params": {"optim.lr": 1e-3}}, stub=True)
+
+    def tell(self, callback: str, trial: Trial, **facts: Any) -> None:
+        getattr(self.recorder, callback)(iteration=0, trials=[trial], trial=trial, **facts)
+
+    def start(self, name: str = "t000") -> Trial:
+        trial = self.trial(name)
+        self.tell("on_trial_start", trial)
+        return trial
+
+    def report(self, trial: Trial, step: int, loss: float, **facts: Any) -> None:
+        told = {"step": step, "val_loss": loss, "notice": None, "outcome": None, **facts}
+        self.tell("on_trial_result", trial, result=told)
+        trial.run_metadata.last_result = told
+
+    def save(self, trial: Trial, number: int) -> Path:
+        folder = self.folder / "session-1" / trial.config["name"] / f"checkpoint_{number:06d}"
+        folder.mkdir(parents=True)
+        self.tell("on_checkpoint", trial, checkpoint=tune.Checkpoint(str(folder)))
+        return folder
+
+    def events(self, kind: str) -> list[Event]:
+        return [event for event in read_events(self.folder) if event["event"] == kind]
+
+
+@contextmanager
+def unwritable(path: Path):
+    """Let no file of this process grow beyond the size of `path`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LATER: dict[str, Callable[[Session, Trial], object]] = {
+    "an evaluation": lambda session, trial: session.report(trial, 10, 2.0),
+    "a checkpoint": lambda session, trial: session.save(trial, 0),
+    "an outcome": lambda session, trial: session.tell("on_trial_complete", trial),
+}
+
+
+@pytest.mark.parametrize("lost", LATER)
+def test_an_event_that_cannot_be_written_ends_the_session_and_is_kept(lost: str) -> None:
+    session = Session()
+    trial = session.start()
+    session.report(trial, 0, 3.0)
+    before = read_events(session.folder)
+    with unwritable(session.folder / "events.jsonl"):
+        LATER[lost](session, trial)
+    assert isinstance(session.recorder.error, OSError)
+    assert session.stopping.stop_all()
+    session.report(trial, 20, 1.0)  # nothing is recorded that builds on what is not
+    assert read_events(session.folder) == before
+
+
+def test_a_checkpoint_that_need_not_stay_is_removed_at_the_next_ones() -> None:
+    session = Session()
+    trial = session.start()
+    folders = []
+    for number, loss in enumerate((3.0, 2.9, 2.8, 2.7)):
+        session.report(trial, 10 * (number + 1), loss)
+        folders.append(session.save(trial, number))
+    assert [folder.exists() for folder in folders] == [False, False, True, True]
+
+
+def test_an_evaluation_that_a_restart_repeats_is_recorded_once() -> None:
+    session = Session()
+    trial = session.start()
+    for step in (0, 10, 20, 10, 20, 30):
+        session.report(trial, step, 3.0)
+    assert [e["metrics"]["step"] for e in session.events("evaluation")] == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("callback", ["on_trial_recover", "on_trial_error"])
+def test_a_trial_without_room_on_the_disk_goes_on_in_the_next_session(
+    callback: str, tmp_path: Path
+) -> None:
+    session = Session()
+    trial = session.start()
+    (tmp_path / "error.txt").write_text(
+        "Failure # 1 (occurred at noon)\nTraceback\nOSError: [Errno 28] No space left on device\n"
+    )
+    trial.storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    trial.run_metadata.error_filename = "error.txt"
+    session.tell(callback, trial)
+    assert [session.events(kind) for kind in ("trial_restarted", "outcome")] == [[], []]
+    assert session.recorder.disk_full
+    assert session.stopping.stop_all()
