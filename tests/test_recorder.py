@@ -124,3 +124,25 @@ def test_a_trial_without_room_on_the_disk_goes_on_in_the_next_session(
     assert [session.events(kind) for kind in ("trial_restarted", "outcome")] == [[], []]
     assert session.recorder.disk_full
     assert session.stopping.stop_all()
+
+
+@pytest.mark.parametrize("own_words", [True, False])
+def test_a_failure_is_told_in_the_trials_own_words_where_it_had_any(
+    own_words: bool, tmp_path: Path
+) -> None:
+    session = Session()
+    trial = session.start()
+    if own_words:
+        session.report(trial, 0, 1e9, outcome="failed", notice="KeyError: 'x'")
+    (tmp_path / "error.txt").write_text(
+        "Failure # 1 (occurred at noon)\nThe actor died unexpectedly: SIGKILL\nmore\n"
+    )
+    trial.storage = SimpleNamespace(trial_driver_staging_path=str(tmp_path))
+    trial.run_metadata.error_filename = "error.txt"
+    session.tell("on_trial_recover", trial)
+    session.tell("on_trial_error", trial)  # the second time its worker was killed
+    (restarted,), (ended,) = session.events("trial_restarted"), session.events("outcome")
+    killed = "The actor died unexpectedly: SIGKILL"
+    assert restarted["reason"] == ("KeyError: 'x'" if own_words else killed)
+    assert (ended["outcome"], ended["reason"]) == ("failed", killed)
+    assert session.events("evaluation") == []

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from trainable.common.errors import ConfigError
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 from trainable.tune_trainable import LanguageModelTrial
@@ -101,3 +102,25 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tune_config, t
     assert result["step"] == 10
     assert "damaged" in result["notice"]
     assert "newer" in result["notice"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("moment", ["built", "trained"])
+def test_an_exception_is_reported_in_its_own_words_then_raised(tune_config, moment):
+    config = tune_config(**({"train.device": "cuda:7"} if moment == "built" else {}))
+    trial = LanguageModelTrial(config)
+    if moment == "trained":
+        trial._trainer.optimizer = None
+    result = trial.train()
+    assert (result["outcome"], result["done"]) == ("failed", False)
+    told, kind = {
+        "built": ("train.device = 'cuda:7': this machine has no such device", ConfigError),
+        "trained": ("AttributeError: 'NoneType' object has no attribute", AttributeError),
+    }[moment]
+    assert result["notice"].startswith(told)
+    assert not result["should_checkpoint"]
+    with pytest.raises(kind):
+        trial.train()
+    assert trial.reset(tune_config("t001"))
+    assert trial.train()["outcome"] is None
+    trial.stop()

@@ -12,12 +12,12 @@ from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from trainable.checkpoint.folder import Snapshot, read_verified
-from trainable.common.errors import CheckpointError, DivergedError, first_line
+from trainable.common.errors import CheckpointError, DivergedError, UserError, first_line
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
 from trainable.training.ahead import Ahead
-from trainable.training.trainer import Trainer
+from trainable.training.trainer import Evaluation, Trainer
 
 
 class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untyped
@@ -35,51 +35,36 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
     """The state of the last evaluation that was reported."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Build the trial's model, optimizer and data."""
+        """Build the trial's model, optimizer and data; step tells what ails them."""
         # The last trial's tensors go before the new one's come: a reused worker never holds both.
         self._let_go()
-        self._config = config
-        self._notice: str | None = None
-        trial = TrialConfig.model_validate(config["trial"])
+        self._failure: Exception | None = None
+        self._failure_told = False
+        self._notices: list[str] = []
+        self._resume_from = [Path(folder) for folder in config["resume_from"]]
         share = config.get("gpu_share")
-        if share is not None and torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(share)
         try:
-            self._trainer = Trainer(trial)
-            self._resume([Path(folder) for folder in config["resume_from"]])
-        except OUT_OF_MEMORY as error:
-            require_out_of_memory(error)
-            self._notice = first_line(error)
+            if share is not None and torch.cuda.is_available():
+                torch.cuda.set_per_process_memory_fraction(share)
+            self._trainer = Trainer(TrialConfig.model_validate(config["trial"]))
+        except Exception as error:
+            self._failure = error
 
     def step(self) -> dict[str, Any]:
         """Train to the next evaluation and report it.
 
-        A diverged trial, or one out of memory, reports its outcome and ends; any other exception
-        is Tune's to handle.
+        A diverged trial, or one out of memory, reports its outcome and ends. Any other exception
+        is reported in its own words, and raised at the next call: Tune then tries once more.
         """
-        if self._trainer is None:
-            return self._lost("out_of_memory", self._notice or "out of memory", step=0)
-        trainer = self._trainer
-        if self._ahead is None:
-            self._ahead = Ahead(trainer)
-        self._snapshot = None  # before the next one is made: memory holds one copy at a time
+        if self._failure is not None and self._failure_told:
+            raise self._failure
         try:
-            evaluation, self._snapshot = self._ahead.next()
-        except DivergedError as error:
-            return self._lost("diverged", str(error), step=error.step)
-        except OUT_OF_MEMORY as error:
-            require_out_of_memory(error)
-            notice = first_line(error)
-            self._let_go()
-            return self._lost("out_of_memory", notice, step=trainer.iteration)
-        told, self._notice = self._notice, None
-        return {
-            **evaluation.metrics(),
-            "notice": told,
-            "outcome": None,
-            DONE: evaluation.step >= trainer.config.train.steps,
-            SHOULD_CHECKPOINT: evaluation.step > 0,
-        }
+            return self._result()
+        except Exception as error:
+            self._failure, self._failure_told = error, True
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            # At step 0 there is no rung, where the stand-in for a loss would count.
+            return self._lost("failed", kind + first_line(error), step=0, ends=False)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the checkpoint folder of the last evaluation, while the trial trains on.
@@ -90,11 +75,12 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         self._snapshot.save(Path(checkpoint_dir))
 
     def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
-        """Go on from a checkpoint folder, after this trial's worker died."""
+        """Go on from a checkpoint folder."""
         assert self._trainer is not None
         assert isinstance(checkpoint, str)
         assert self._ahead is None
         self._trainer.load(Path(checkpoint))
+        self._resume_from = []
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Become another trial in the same process, with nothing left of the last one."""
@@ -110,23 +96,55 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
             self._ahead.close()
         self._trainer = self._ahead = self._snapshot = None
 
-    def _resume(self, folders: list[Path]) -> None:
+    def _result(self) -> dict[str, Any]:
+        """Return what is reported of the next evaluation, or of a trial that is lost."""
+        try:
+            evaluation = self._next_evaluation()
+        except DivergedError as error:
+            return self._lost("diverged", str(error), step=error.step)
+        except OUT_OF_MEMORY as error:
+            require_out_of_memory(error)
+            notice, step = first_line(error), self._trainer.iteration if self._trainer else 0
+            self._let_go()
+            return self._lost("out_of_memory", notice, step)
+        told, self._notices = "; ".join(self._notices) or None, []
         assert self._trainer is not None
-        for folder in folders:
+        return {
+            **evaluation.metrics(),
+            "notice": told,
+            "outcome": None,
+            DONE: evaluation.step >= self._trainer.config.train.steps,
+            SHOULD_CHECKPOINT: evaluation.step > 0,
+        }
+
+    def _next_evaluation(self) -> Evaluation:
+        if self._failure is not None:
+            raise self._failure
+        if self._ahead is None:
+            assert self._trainer is not None
+            self._resume(self._trainer)
+            self._ahead = Ahead(self._trainer)
+        self._snapshot = None  # before the next one is made: memory holds one copy at a time
+        evaluation, self._snapshot = self._ahead.next()
+        return evaluation
+
+    def _resume(self, trainer: Trainer) -> None:
+        """Go on from the newest checkpoint that is whole."""
+        for folder in self._resume_from:
             try:
                 read_verified(folder)
             except CheckpointError as error:
-                self._notice = f"passed over a damaged checkpoint: {error}"
+                self._notices.append(f"passed over a damaged checkpoint: {error}")
                 continue
-            self._trainer.load(folder)
+            trainer.load(folder)
             return
 
-    def _lost(self, outcome: str, reason: str, step: int) -> dict[str, Any]:
+    def _lost(self, outcome: str, reason: str, step: int, *, ends: bool = True) -> dict[str, Any]:
         return {
             "step": step,
             "val_loss": OBJECTIVE_OF_A_LOST_TRIAL,
             "notice": reason,
             "outcome": outcome,
-            DONE: True,
+            DONE: ends,
             SHOULD_CHECKPOINT: False,
         }

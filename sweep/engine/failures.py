@@ -21,8 +21,13 @@ def is_disk_full(reason: str) -> bool:
     return any(os.strerror(number) in reason for number in _FULL)
 
 
+def told(reason: str) -> str:
+    """Return a reason as it is recorded: without colours and secrets, and not too long."""
+    return redact(_COLOURS.sub("", reason))[:500]
+
+
 def failure_reason(trial: Trial) -> str:
-    """Return the telling line of a trial's last error: why its worker died, or what it raised."""
+    """Return the telling line of what Tune wrote of a worker that died, or could not save."""
     try:
         # Written here just now; Tune's own copy in the storage folder follows later.
         text = Path(trial.error_file).read_text(encoding="utf-8")
@@ -34,7 +39,7 @@ def failure_reason(trial: Trial) -> str:
         return "no reason given"
     # A worker that was killed says so first; an exception's own words come last.
     killed = "died" in lines[0] and "error raised" not in lines[0]
-    return redact(_COLOURS.sub("", lines[0] if killed else lines[-1]))[:500]
+    return told(lines[0] if killed else lines[-1])
 
 
 FULL_BYTES = 2**20

@@ -9,7 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sweep.config.sweep import SweepConfig
-from sweep.engine.failures import failure_reason, is_disk_full
+from sweep.engine.failures import failure_reason, is_disk_full, told
 from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
@@ -81,7 +81,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     @_kept
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial goes on after its worker died or raised."""
-        name, reason = self._require_started(trial), failure_reason(trial)
+        name, reason = self._require_started(trial), self._failure(trial)
         if self._is_for_room(reason):
             return
         self._log.append("trial_restarted", trial=name, reason=reason)
@@ -144,7 +144,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record that a trial failed for good."""
         name = self._require_started(trial)
-        reason = failure_reason(trial)
+        reason = self._failure(trial)
         if self._is_for_room(reason):
             return
         self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
@@ -155,6 +155,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         for trial in self._record.unfinished:
             if trial.name in self._started and trial.outcome is None:
                 self._end(trial.name, "interrupted", step=trial.step)
+
+    def _failure(self, trial: Trial) -> str:
+        """Return why a trial failed: in its own words, if it still had any."""
+        _, reason, _ = self._lost.pop(trial.config["name"], (None, None, None))
+        return failure_reason(trial) if reason is None else told(reason)
 
     def _is_for_room(self, reason: str) -> bool:
         """Say whether a trial failed for want of disk space; it goes on in the next session.
