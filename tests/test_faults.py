@@ -156,11 +156,12 @@ def test_a_resume_with_another_config_data_or_code_is_refused(tmp_path):
     warning = "warning: 2 threads a trial instead of 1: low-order bits will differ"
     assert (warning in done.stdout) == (threads == 2)
 
-    *whole, last = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "events.jsonl").write_bytes(b"".join(whole))  # killed just before its end
+    *whole, outcome, _ = (folder / "events.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "events.jsonl").write_bytes(b"".join(whole))  # killed after the last checkpoint
+    assert json.loads(whole[-1])["event"] == "checkpoint"
     done = run(tmp_path, *resume, *allowed)
     assert done.returncode == 0, done.stderr
     assert "nothing to do" in done.stdout
-    closed = events(folder)[-1]
+    ended, closed = events(folder)[-2:]
+    assert (ended["event"], ended["outcome"]) == ("outcome", json.loads(outcome)["outcome"])
     assert (closed["event"], closed["completed"]) == ("session_ended", True)
-    assert json.loads(last)["event"] == "session_ended"

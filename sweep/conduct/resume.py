@@ -7,7 +7,7 @@ from sweep.analysis.words import counts_text
 from sweep.cluster.placement import concurrency, local_machine
 from sweep.common.errors import SweepError
 from sweep.conduct.session import open_data, run_session
-from sweep.conduct.settle import settle
+from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
 from sweep.record.folder import SweepFile
@@ -46,6 +46,9 @@ def resume_sweep(
             f"--resume {folder.name}: dataset {dataset.folder} is {dataset.digest}, the sweep "
             f"began with {stored.identity.dataset_digest}; bring that dataset back, or start anew"
         )
+    if not dry_run:
+        with locked(folder):
+            settle_record(folder, config)
     record = SweepRecord.read(folder)
     missing = config.num_samples - len(record.trials)
     todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"

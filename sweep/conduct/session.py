@@ -13,9 +13,9 @@ from sweep.cluster.placement import Machine, needed
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
+from sweep.engine.closing import close_session
 from sweep.plan.plan import Plan
 from sweep.plan.probe import settled
-from sweep.record.closing import close_session
 from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
@@ -150,7 +150,7 @@ class Session:
 
     @contextlib.contextmanager
     def _begun(self) -> Iterator[None]:
-        """Record that the session began, and at the end whether all trials have ended."""
+        """Record that the session began, and how it ended."""
         self._log.append(
             "session_started",
             session=self._record.sessions + 1,
@@ -159,9 +159,8 @@ class Session:
         try:
             yield
         finally:
-            done = self._interruption.signal is None and not self._record.unfinished
             with contextlib.suppress(OSError):  # a full disk has its own error
-                self._log.append("session_ended", completed=done)
+                close_session(self._folder, self._sweep.config, self._record, self._log)
 
     def _trouble(self) -> str | None:
         return self._tracker.trouble if self._tracker else None
@@ -179,7 +178,7 @@ class Session:
         """
         self._log.seal()
         with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
-            close_session(self._record, self._log)
+            close_session(self._folder, self._sweep.config, self._record, self._log)
             self._log.close()
         if self._tracker:
             self._tracker.close()

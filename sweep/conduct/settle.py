@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
-from sweep.record.closing import close_session
+from sweep.config.sweep import SweepConfig
+from sweep.engine.closing import close_session, end_decided
 from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile
 from sweep.record.results import SweepRecord
@@ -22,12 +23,7 @@ def settle(folder: Path, sweep: SweepFile) -> int:
     Raises:
         SweepError: the store refuses, or is away.
     """
-    record = SweepRecord.read(folder)
-    if record.session_started is not None:
-        log = EventLog(folder)
-        log.listen(record.apply)
-        close_session(record, log, record.updated)
-        log.close()
+    settle_record(folder, sweep.config)
     if not sweep.config.tracking.enabled:
         return 0
     from sweep.tracking.runs import MlflowRuns  # MLflow takes seconds to import
@@ -45,3 +41,20 @@ def settle(folder: Path, sweep: SweepFile) -> int:
             f"python sweep/status.py {folder.name} --sync"
         ) from error
     return delivered
+
+
+def settle_record(folder: Path, config: SweepConfig) -> None:
+    """Close what a killed driver left open; end trials that had come to their end in a session.
+
+    The sweep's lock must be held.
+    """
+    record = SweepRecord.read(folder)
+    if record.session_started is None and not record.unfinished:
+        return
+    log = EventLog(folder)
+    log.listen(record.apply)
+    try:
+        if record.session_started is not None or end_decided(folder, config, record, log):
+            close_session(folder, config, record, log, record.updated)
+    finally:
+        log.close()

@@ -128,8 +128,6 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     ) -> None:
         """Record that a trial finished, was stopped at a rung, diverged or ran out of memory."""
         name = trial.config["name"]
-        if name not in self._started:
-            return  # suggested, but never begun
         if name in self._lost:
             outcome, reason, step = self._lost[name]
             self._end(name, outcome, step=step, reason=reason)
@@ -148,13 +146,6 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         if self._is_for_room(reason):
             return
         self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
-
-    @_kept
-    def on_experiment_end(self, trials: list[Trial], **_: Any) -> None:
-        """Record what was interrupted."""
-        for trial in self._record.unfinished:
-            if trial.name in self._started and trial.outcome is None:
-                self._end(trial.name, "interrupted", step=trial.step)
 
     def _failure(self, trial: Trial) -> str:
         """Return why a trial failed: in its own words, if it still had any."""

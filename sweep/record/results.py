@@ -199,6 +199,11 @@ class SweepRecord:
         """Trials that a resume goes on with, in order."""
         return [t for t in self.trials.values() if t.outcome in (None, "interrupted")]
 
+    @property
+    def complete(self) -> bool:
+        """Whether all trials that were asked for have ended."""
+        return len(self.trials) >= self.num_samples and not self.unfinished
+
     def counts(self) -> dict[str, int]:
         """Return the number of trials by outcome, and of those running; no zeros."""
         outcomes: list[str] = [trial.outcome or "running" for trial in self.trials.values()]

@@ -23,6 +23,7 @@ class ResumableAsha(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
 
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
         super().__init__()
+        self._stopped: set[str] = set()
         self._rungs = Rungs(config.rungs, config.asha.reduction_factor)
         for trial in record.trials.values():
             for evaluation in trial.evaluations:
@@ -32,10 +33,12 @@ class ResumableAsha(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
         """Decide on an evaluation.
 
         Tune does not ask about a trial that says it is done: a lost one's stand-in for a loss
-        enters no rung.
+        enters no rung. One that was stopped stays so, where its worker died before Tune did it.
         """
-        goes_on = self._rungs.arrive(result["step"], trial.config["name"], result["val_loss"])
-        decision: str = TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+        name: str = trial.config["name"]
+        if not self._rungs.arrive(result["step"], name, result["val_loss"]):
+            self._stopped.add(name)
+        decision: str = TrialScheduler.STOP if name in self._stopped else TrialScheduler.CONTINUE
         return decision
 
 

@@ -1,0 +1,75 @@
+"""How trials and a session end that could not tell it themselves.
+
+A signal came, the driver was killed, or its Ray died: between what decides on a trial and the word
+of it lie a save and a message. What is on record tells the decision, too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sweep.config.sweep import SweepConfig
+from sweep.record.events import EventLog, read_events
+from sweep.record.results import Outcome, SweepRecord, TrialRecord
+from sweep.record.retention import prune
+from sweep.search.rungs import Rungs, recorded
+
+
+def close_session(
+    folder: Path,
+    config: SweepConfig,
+    record: SweepRecord,
+    log: EventLog,
+    ended: float | None = None,
+) -> None:
+    """Record that the session ended, and how the trials did that ran in it.
+
+    Args:
+        folder: the sweep's.
+        config: its settings.
+        record: what `log` holds; it must listen.
+        log: where to.
+        ended: Unix time of the end, seconds; None: now.
+    """
+    when = {} if ended is None else {"time": ended}
+    end_decided(folder, config, record, log, **when)
+    for trial in record.unfinished:
+        if trial.outcome is None:
+            _end(log, trial, "interrupted", None, when)
+    log.append("session_ended", completed=record.complete, **when)
+
+
+def end_decided(
+    folder: Path, config: SweepConfig, record: SweepRecord, log: EventLog, **when: float
+) -> bool:
+    """Record the end of unfinished trials that had come to it; say whether there were any.
+
+    One is finished once its last evaluation and the checkpoint of that step are on record, and
+    stopped where its last evaluation lies on a rung that it did not pass.
+    """
+    ended = list(_decided(folder, config, record))
+    for trial, outcome, rung in ended:
+        _end(log, trial, outcome, rung, when)
+    if ended:
+        prune(folder, record, config.keep_checkpoints)
+    return bool(ended)
+
+
+def _decided(
+    folder: Path, config: SweepConfig, record: SweepRecord
+) -> Iterator[tuple[TrialRecord, Outcome, int | None]]:
+    rungs = Rungs(config.rungs, config.asha.reduction_factor)
+    went_on = rungs.replay(recorded(read_events(folder)))
+    for trial in record.unfinished:
+        saved = any(checkpoint.step == trial.step for checkpoint in trial.checkpoints)
+        if trial.step >= config.trial.train.steps and saved:
+            yield trial, "finished", None
+        elif not went_on.get((trial.name, trial.step), True):
+            yield trial, "stopped", trial.step
+
+
+def _end(
+    log: EventLog, trial: TrialRecord, outcome: Outcome, rung: int | None, when: dict[str, Any]
+) -> None:
+    facts = {"outcome": outcome, "step": trial.step, "rung": rung, "reason": None}
+    log.append("outcome", trial=trial.name, **facts, **when)
