@@ -1,5 +1,7 @@
 """The Trainable without a cluster: a reused worker keeps nothing of its last trial."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -85,23 +87,98 @@ def test_save_and_restore_through_the_trainable(tune_config, tmp_path):
     assert results(again) == whole[2:]
 
 
-@pytest.mark.fault
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tune_config, tmp_path):
+@pytest.fixture
+def saved(tune_config, tmp_path):
+    """Checkpoints of a trial at steps 0, 5, 10, 15 and 20, as Tune names and knows them."""
     trial = LanguageModelTrial(tune_config())
-    for name in ("start", "older", "newer"):
-        trial.train()
-        trial.save_checkpoint(str(tmp_path / name))
-    (state,) = (tmp_path / "newer").glob("state-*.pt")
+    found = []
+    for number in range(5):
+        result = trial.train()
+        assert result["should_checkpoint"] == (number > 0), "an untrained model is not saved"
+        found.append(trial.save(str(tmp_path / f"checkpoint_{number:06d}")))
+    assert result["done"]
+    trial.stop()
+    return found
+
+
+def flip_a_bit(folder):
+    (state,) = folder.glob("state-*.pt")
     content = bytearray(state.read_bytes())
     content[len(content) // 2] ^= 1
     state.write_bytes(content)
-    config = tune_config()
-    config["resume_from"] = [str(tmp_path / "newer"), str(tmp_path / "older")]
-    again = LanguageModelTrial(config)
-    result = again.train()
-    assert result["step"] == 10
-    assert "damaged" in result["notice"]
-    assert "newer" in result["notice"]
+
+
+def gone_on(tune_config, saved, who):
+    """Go on from checkpoints as the next session does, or as the next worker does; report."""
+    if who == "the next session":
+        folders = [checkpoint.checkpoint.path for checkpoint in reversed(saved)]
+        return LanguageModelTrial({**tune_config(), "resume_from": folders}).train()
+    trial = LanguageModelTrial(tune_config())
+    trial.restore(saved[-1])
+    return trial.train()
+
+
+WHO = pytest.mark.parametrize("who", ["the next session", "the next worker"])
+RUIN = {
+    "damaged": (flip_a_bit, "damaged checkpoint: checkpoint {}"),
+    "gone": (shutil.rmtree, "checkpoint that is gone: {}"),
+}
+
+
+@pytest.mark.fault
+@WHO
+def test_a_trial_goes_on_from_its_newest_checkpoint(tune_config, saved, who):
+    result = gone_on(tune_config, saved[:4], who)
+    assert (result["step"], result["notice"]) == (20, None)
+
+
+@pytest.mark.fault
+@WHO
+@pytest.mark.parametrize("how", RUIN)
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    tune_config, saved, tmp_path, who, how
+):
+    ruin, told = RUIN[how]
+    ruin(tmp_path / "checkpoint_000003")
+    result = gone_on(tune_config, saved[:4], who)
+    assert result["step"] == 15
+    assert told.format(tmp_path / "checkpoint_000003") in result["notice"]
+
+
+@pytest.mark.fault
+@WHO
+def test_a_trial_without_a_usable_checkpoint_begins_anew_and_says_so(
+    tune_config, saved, tmp_path, who
+):
+    for folder in tmp_path.glob("checkpoint_*"):
+        flip_a_bit(folder)
+    result = gone_on(tune_config, saved, who)
+    assert result["step"] == 0
+    for number in range(5):
+        assert f"checkpoint_{number:06d}" in result["notice"]
+    assert "begins anew" in result["notice"]
+
+
+@pytest.mark.fault
+@WHO
+def test_a_trial_at_its_last_step_says_so_again(tune_config, saved, tmp_path, who):
+    result = gone_on(tune_config, saved, who)
+    assert (result["step"], result["outcome"], result["done"]) == (20, None, True)
+    assert result["val_loss"] == saved[-1].metrics["val_loss"]
+    assert result["should_checkpoint"]
+
+
+@pytest.mark.fault
+def test_the_next_worker_passes_over_checkpoints_of_before_that_need_not_be_there(
+    tune_config, saved, tmp_path
+):
+    """A session began with one that was removed when newer ones came; a copy was not finished."""
+    (tmp_path / "checkpoint_000009").mkdir()
+    config = {**tune_config(), "resume_from": [str(tmp_path / "long" / "gone")]}
+    trial = LanguageModelTrial(config)
+    trial.restore(saved[2])
+    result = trial.train()
+    assert (result["step"], result["notice"]) == (15, None)
 
 
 @pytest.mark.fault

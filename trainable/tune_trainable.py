@@ -13,6 +13,7 @@ from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
 from trainable.checkpoint.folder import Snapshot, read_verified
 from trainable.common.errors import CheckpointError, DivergedError, UserError, first_line
+from trainable.common.files import fsync_tree
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
@@ -69,10 +70,31 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the checkpoint folder of the last evaluation, while the trial trains on.
 
-        Tune reports it once this returns, so nothing names a checkpoint that is not on disk.
+        Tune copies it and reports the copy, which is what must be on the disk: see save.
         """
         assert self._snapshot is not None
-        self._snapshot.save(Path(checkpoint_dir))
+        self._snapshot.save(Path(checkpoint_dir), durable=False)
+
+    def save(self, checkpoint_dir: str | None = None) -> Any:
+        """Save as Tune does, by a copy, and wait until that is on the disk.
+
+        So a checkpoint that the sweep's record names outlives a power cut.
+        """
+        saved = super().save(checkpoint_dir)
+        folder = Path(saved.checkpoint.path)
+        fsync_tree(folder, Path(self._storage.storage_fs_path) if self._storage else folder.parent)
+        return saved
+
+    def restore(self, checkpoint_path: Any) -> None:
+        """Go on, after this trial's worker died, from its newest checkpoint that is whole.
+
+        Tune would give the trial up if the one that it knows is damaged or gone.
+        """
+        newest = Path(checkpoint_path.checkpoint.path)
+        # Tune numbers them. A newer one is a copy that was never finished.
+        older = [path for path in newest.parent.glob("checkpoint_*") if path.name < newest.name]
+        before = [path for path in self._resume_from if path.exists()]
+        self._resume_from = [newest, *sorted(older, reverse=True), *before]
 
     def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
         """Go on from a checkpoint folder."""
@@ -123,6 +145,10 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         if self._ahead is None:
             assert self._trainer is not None
             self._resume(self._trainer)
+            if self._trainer.iteration >= self._trainer.config.train.steps:
+                # Its worker died between the last checkpoint and the word of its end.
+                self._snapshot = self._trainer.snapshot()
+                return self._trainer.evaluation()
             self._ahead = Ahead(self._trainer)
         self._snapshot = None  # before the next one is made: memory holds one copy at a time
         evaluation, self._snapshot = self._ahead.next()
@@ -134,10 +160,14 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
             try:
                 read_verified(folder)
             except CheckpointError as error:
-                self._notices.append(f"passed over a damaged checkpoint: {error}")
+                damaged = f"passed over a damaged checkpoint: {error}"
+                gone = f"passed over a checkpoint that is gone: {folder}"
+                self._notices.append(damaged if folder.exists() else gone)
                 continue
             trainer.load(folder)
             return
+        if self._resume_from:
+            self._notices.append("no checkpoint is left: the trial begins anew")
 
     def _lost(self, outcome: str, reason: str, step: int, *, ends: bool = True) -> dict[str, Any]:
         return {

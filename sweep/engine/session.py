@@ -15,7 +15,7 @@ from sweep.engine.recorder import Recorder
 from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
-from sweep.record.retention import existing
+from sweep.record.retention import to_resume_from
 from sweep.search.asha import build_scheduler
 from sweep.search.tune_search import SweepSearch
 from trainable.tune_trainable import LanguageModelTrial
@@ -42,7 +42,7 @@ def run_trials(
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {
-        trial.name: [str(folder / c.path) for c in existing(folder, trial)] for trial in unfinished
+        trial.name: [str(folder / c.path) for c in to_resume_from(trial)] for trial in unfinished
     }
     tuner = tune.Tuner(
         tune.with_resources(

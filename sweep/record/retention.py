@@ -19,11 +19,20 @@ def kept(trial: TrialRecord, among_the_best: bool) -> list[SavedCheckpoint]:
     A running or interrupted trial keeps its two newest, to resume from, and its best. An ended
     one keeps its best if it is among the best trials of the sweep, else none.
     """
-    by_step = sorted(trial.checkpoints, key=lambda c: c.step)
+    # Of two of one step the later: it took the place of one that was passed over.
+    by_step = sorted({c.step: c for c in trial.checkpoints}.values(), key=lambda c: c.step)
     best = min(by_step, key=lambda c: c.val_loss, default=None)
     if trial.outcome in (None, "interrupted"):
         return [*by_step[-2:], *([best] if best else [])]
     return [best] if best and among_the_best else []
+
+
+def to_resume_from(trial: TrialRecord) -> list[SavedCheckpoint]:
+    """Return the checkpoints that an unfinished trial can go on from, newest first.
+
+    All of them should be there: whoever finds one gone says so.
+    """
+    return sorted(set(kept(trial, among_the_best=True)), key=lambda c: c.step, reverse=True)
 
 
 def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:

@@ -90,8 +90,13 @@ class Snapshot:
     facts: dict[str, Any]
     """As for save_trial_checkpoint."""
 
-    def save(self, folder: Path) -> Manifest:
-        """Write it as a checkpoint folder: see save_trial_checkpoint."""
+    def save(self, folder: Path, *, durable: bool = True) -> Manifest:
+        """Write it as a checkpoint folder: see save_trial_checkpoint.
+
+        Args:
+            folder: where to.
+            durable: wait for the disk; False: somebody else does, for a copy.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         with (
             temporary_beside(folder / "state") as (file, temporary),
@@ -110,15 +115,18 @@ class Snapshot:
                 state_bytes=writer.size,
             ).sealed()
             manifest_file.write(manifest.text().encode())
+            file.flush()
             manifest_file.flush()
-            # Side by side: a file system writes its journal once for both.
-            synced = writer.start_sync()
-            os.fsync(manifest_file.fileno())
-            synced.result()
+            if durable:
+                # Side by side: a file system writes its journal once for both.
+                synced = writer.start_sync()
+                os.fsync(manifest_file.fileno())
+                synced.result()
             os.replace(temporary, folder / manifest.state_file)
             # A journal keeps the order of two renames in one folder: the manifest's commits.
             os.replace(manifest_temporary, folder / MANIFEST_FILE)
-        fsync_folder(folder)
+        if durable:
+            fsync_folder(folder)
         for path in (
             *folder.glob("state-*.pt"),
             *folder.glob(".state*"),

@@ -56,3 +56,14 @@ def file_digest(path: Path, *, sync: bool = False) -> str:
         if sync:
             os.fsync(file.fileno())
         return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
+
+
+def fsync_tree(folder: Path, top: Path) -> None:
+    """Make the files in `folder` durable, and all names from `top` down to them."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for place in (folder, *folder.parents):
+        fsync_folder(place)
+        if place == top:
+            break

@@ -126,7 +126,7 @@ class Trainer:
         """
         config = self.config.train
         if self.val_loss is None:
-            yield self._evaluation(train_loss=None, grad_norm=None, speed=None)
+            yield self.evaluation()
         while self.iteration < config.steps:
             target = min(
                 config.steps, (self.iteration // config.eval_interval + 1) * config.eval_interval
@@ -137,6 +137,10 @@ class Trainer:
             elapsed = time.perf_counter() - started
             self.seconds += elapsed
             yield self._evaluation(train_loss, grad_norm, tokens / elapsed)
+
+    def evaluation(self) -> Evaluation:
+        """Evaluate where the trial is, after a resume; of the training before nothing is known."""
+        return self._evaluation(train_loss=None, grad_norm=None, speed=None)
 
     def train_step(self, step: int) -> tuple[Tensor, Tensor]:
         """Make update number `step` (from 1); return its loss and gradient norm, on the device."""
