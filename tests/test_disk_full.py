@@ -60,6 +60,10 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     for trial in record.trials.values():
         for checkpoint in existing(folder, trial)[-1:]:
             read_verified(folder / checkpoint.path)
+    fill(small_disk)  # to the last byte, again
+    again = run(small_disk, "sweep/run.py", "--resume", "full")
+    assert again.returncode == 2
+    assert re.fullmatch(r"error: sweep full: the disk is full .*--resume full`\n", again.stderr)
     filler.unlink()
     assert shutil.disk_usage(small_disk).free > 10 * 2**20
     again = run(small_disk, "sweep/run.py", "--resume", "full")

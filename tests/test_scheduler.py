@@ -216,6 +216,18 @@ def test_a_trial_that_repeats_a_rung_after_a_lost_checkpoint_counts_there_once()
     assert not session.report("t001", 10, 4.1)
 
 
+def test_a_stopped_trial_stays_stopped_where_its_worker_dies_before_it_is() -> None:
+    """Tune forgets its decision with the worker, and goes on from the checkpoint before."""
+    session = Session(sweep_config())
+    for name, loss in (("t000", 1.0), ("t001", 2.0)):
+        session.start(name)
+        goes_on = session.report(name, 10, loss)
+    assert not goes_on
+    assert not session.report("t001", 0, 5.0)
+    assert not session.report("t001", 10, 2.0)
+    assert session.report("t000", 20, 0.9)
+
+
 def test_what_ended_trials_left_in_the_rungs_counts_after_a_resume() -> None:
     session = Session(sweep_config(), run_of("t000", {0: 5.0, 10: 2.0}, "stopped"))
     session.start("t001")

@@ -9,6 +9,7 @@ from sweep.common.errors import SweepError
 from sweep.conduct.session import open_data, run_session
 from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
+from sweep.engine.failures import room_for
 from sweep.plan.plan import make_plan
 from sweep.record.folder import SweepFile
 from sweep.record.identity import code_digest
@@ -70,7 +71,8 @@ def resume_sweep(
         show_plan(config, dataset, plan, concurrent, console)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
-    return run_session(folder, sweep, machine, concurrent, dataset, None, console)
+    with room_for(folder):
+        return run_session(folder, sweep, machine, concurrent, dataset, None, console)
 
 
 def _require_comparable(stored: SweepFile, config: SweepConfig) -> None:

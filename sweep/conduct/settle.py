@@ -1,11 +1,13 @@
 """What a killed driver left open is closed, and delivered to MLflow."""
 
+import contextlib
 from pathlib import Path
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
 from sweep.config.sweep import SweepConfig
 from sweep.engine.closing import close_session, end_decided
+from sweep.engine.failures import room_for
 from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile
 from sweep.record.results import SweepRecord
@@ -47,14 +49,14 @@ def settle_record(folder: Path, config: SweepConfig) -> None:
     """Close what a killed driver left open; end trials that had come to their end in a session.
 
     The sweep's lock must be held.
+
+    Raises:
+        SweepError: the record is damaged, or the disk is full.
     """
     record = SweepRecord.read(folder)
     if record.session_started is None and not record.unfinished:
         return
-    log = EventLog(folder)
-    log.listen(record.apply)
-    try:
+    with room_for(folder), contextlib.closing(EventLog(folder)) as log:
+        log.listen(record.apply)
         if record.session_started is not None or end_decided(folder, config, record, log):
             close_session(folder, config, record, log, record.updated)
-    finally:
-        log.close()

@@ -1,15 +1,19 @@
 """Why a trial failed, in one telling line; and whether it was for want of disk space."""
 
+import contextlib
 import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-
-from ray.tune.experiment import Trial
+from typing import TYPE_CHECKING
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -26,7 +30,7 @@ def told(reason: str) -> str:
     return redact(_COLOURS.sub("", reason))[:500]
 
 
-def failure_reason(trial: Trial) -> str:
+def failure_reason(trial: "Trial") -> str:
     """Return the telling line of what Tune wrote of a worker that died, or could not save."""
     try:
         # Written here just now; Tune's own copy in the storage folder follows later.
@@ -64,3 +68,18 @@ def unwritable_error(folder: Path, error: OSError) -> SweepError:
         f"sweep {folder.name}: its record cannot be written ({error.strerror}); what was saved is "
         f"whole: mend {folder} and go on with `python sweep/run.py --resume {folder.name}`"
     )
+
+
+@contextlib.contextmanager
+def room_for(folder: Path) -> Iterator[None]:
+    """Tell a full disk in one line, where a sweep's files are written.
+
+    Raises:
+        SweepError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise disk_full_error(folder) from error
