@@ -16,7 +16,6 @@ from sweep_samples import evaluated, new_sweep, saved, sealed, write_events
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, Event, EventLog, read_events, read_events_from
 from sweep.record.folder import SWEEP_FILE, read_sweep
-from sweep.record.lock import is_running, locked
 
 
 @pytest.fixture
@@ -281,28 +280,3 @@ def test_a_record_without_room_stays_as_it_was(tmp_path: Path, run_python: RunPy
     assert [e["event"] for e in read_events(tmp_path)] == ["a", "c"]
     for line in (tmp_path / EVENTS_FILE).read_bytes().splitlines():
         json.loads(line)
-
-
-def test_one_process_at_a_time_holds_a_sweep() -> None:
-    folder, _ = new_sweep("held")
-    code = (
-        "import sys; from pathlib import Path; from sweep.record.lock import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
-    )
-    assert not is_running(folder)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
-        assert is_running(folder)
-        with pytest.raises(SweepError, match="held: another process"), locked(folder):
-            pytest.fail("two processes hold the sweep")
-        other.kill()  # no clean-up runs, and still the lock is gone
-    assert not is_running(folder)
-    with locked(folder), pytest.raises(SweepError), locked(folder):
-        pytest.fail("the sweep is held twice")
-    assert not is_running(folder)
