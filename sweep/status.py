@@ -61,26 +61,27 @@ def _show_all(console: Console) -> int:
     if not names:
         say(console, f"no sweeps in {results_folder()}")
         return 0
-    table = plain_table("sweep", "state", "trials", "best val_loss", "best trial")
-    damaged = []
+    rows, damaged = [], []
     for name in names:
         folder = results_folder() / name
         try:
             read_sweep(folder)
             record = SweepRecord.read(folder)
         except SweepError as error:
+            rows.append([name, "damaged", "-", "-", "-"])
             damaged.append(str(error))
-            table.add_row(name, "damaged", "-", "-", "-")
             continue
         best = record.best
-        table.add_row(
-            name,
-            _state(folder, record),
-            f"{len(record.trials)}/{record.num_samples}",
-            f"{best.best_val_loss:.4f}" if best else "-",
-            best.name if best else "-",
+        rows.append(
+            [
+                name,
+                _state(folder, record),
+                f"{len(record.trials)}/{record.num_samples}",
+                f"{best.best_val_loss:.4f}" if best else "-",
+                best.name if best else "-",
+            ]
         )
-    console.print(table)
+    console.print(plain_table(["sweep", "state", "trials", "best val_loss", "best trial"], rows))
     for why in damaged:
         say(console, f"\n{why}")
     return 0
@@ -108,10 +109,8 @@ def _reasons(record: SweepRecord) -> Table | None:
     told = [trial for trial in record.trials.values() if trial.reason]
     if not told:
         return None
-    table = plain_table("trial", "outcome", "reason")
-    for trial in told:
-        table.add_row(trial.name, outcome_text(trial), trial.reason)
-    return table
+    rows = ((trial.name, outcome_text(trial), trial.reason or "") for trial in told)
+    return plain_table(["trial", "outcome", "reason"], rows)
 
 
 def _state(folder: Path, record: SweepRecord) -> str:

@@ -1,5 +1,6 @@
 """What the terminal shows of a sweep: leaderboard, sizes, what to type next."""
 
+import io
 import os
 import re
 import shlex
@@ -7,12 +8,29 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_samples import SPACE, ended, evaluated, record_of, run_of, shown, started, sweep_config
+from rich.console import Console
+from sweep_samples import (
+    SPACE,
+    ended,
+    evaluated,
+    event,
+    new_sweep,
+    record_of,
+    run_of,
+    session,
+    shown,
+    started,
+    sweep_config,
+    write_events,
+)
 
 from sweep.analysis.words import counts_text, outcome_text, params_text
 from sweep.record.results import SweepRecord
 from sweep.show.commands import mlflow_command, next_commands, shown_path
+from sweep.show.console import say
+from sweep.show.progress import Progress
 from sweep.show.tables import best_by_size, leaderboard
+from sweep.status import main as status
 from trainable.common.paths import PACKAGE_PARENT
 
 
@@ -174,3 +192,35 @@ def test_paths_below_the_working_folder_are_shown_short(
     monkeypatch.chdir(tmp_path)
     assert shown_path(tmp_path / "a" / "b") == "a/b"
     assert shown_path(Path("/etc/x")) == "/etc/x"
+
+
+STRANGE = "[/data/x.bin] [bold]is[/bold] :x: \x1b[31m\ud800 [enforce fail at CPUAllocator]"
+SHOWN = "[/data/x.bin] [bold]is[/bold] :x: \\x1b[31m\\ud800 [enforce fail at CPUAllocator]"
+
+
+def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Reasons, settings, messages: neither markup nor codes for the terminal."""
+    folder, _ = new_sweep("strange")
+    trial = run_of("t000", {0: 5.0}, None)
+    trial[0]["params"]["model.d_model"] = STRANGE
+    write_events(folder, session(), trial, ended("t000", "failed", step=0, reason=STRANGE))
+    assert status(["strange"]) == 0
+    reasons = " ".join(capsys.readouterr().out.split())
+    assert SHOWN in reasons
+    record = SweepRecord.read(folder)
+    assert SHOWN in " ".join(shown(leaderboard(sweep_config(), record)).split())
+    console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system=None)
+    say(console, STRANGE)
+    record = record_of(trial)
+    with Progress(sweep_config(), record, 60.0, console, lambda: f"trouble {STRANGE}") as progress:
+        progress.notice(event("notice", trial="t000", text=f"notice {STRANGE}"))
+    assert isinstance(console.file, io.StringIO)
+    told = console.file.getvalue()
+    assert told.startswith(f"{SHOWN}\n")
+    for part in (
+        "t000: notice ",
+        "best 5.0000  t000  lr=0.001 d_model=",
+        "away, training goes on: trouble ",
+    ):
+        assert f"{part}{SHOWN}" in told
+    assert f"  lr=0.001 d_model={SHOWN}" in told, "the running trial's"

@@ -14,7 +14,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.share import expected_share
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
-from sweep.show.console import say
+from sweep.show.console import plain, say
 
 PLAIN_LINES = 16
 """Ended trials that plain output tells of, at most; a larger sweep tells of every n-th."""
@@ -107,7 +107,7 @@ class Progress:
         lines: list[Text | Table] = [head, Text(counts_text(self._record))]
         if best:
             lines.append(
-                Text(f"best {best.best_val_loss:.4f}  {best.name}  {params_text(best.params)}")
+                plain(f"best {best.best_val_loss:.4f}  {best.name}  {params_text(best.params)}")
             )
         running = Table.grid(padding=(0, 2))
         for trial in self._record.trials.values():
@@ -115,13 +115,14 @@ class Progress:
                 loss = f"{trial.evaluations[-1]['val_loss']:.4f}" if trial.evaluations else "..."
                 running.add_row(
                     f"  {trial.name}",
-                    params_text(trial.params),
+                    plain(params_text(trial.params)),
                     f"step {trial.step:,}/{self._config.trial.train.steps:,}",
                     loss,
                 )
         lines.append(running)
         if trouble := self._trouble():
-            lines.append(Text(f"MLflow is away, training goes on: {trouble}", style="yellow"))
+            told = plain(f"MLflow is away, training goes on: {trouble}")
+            lines.append(Text(style="yellow").append(told))
         return Group(*lines)
 
     def _ended(self) -> int:

@@ -52,7 +52,7 @@ def show_summary(
     console.print(leaderboard(config, record))
     by_size = best_by_size(config, record)
     if by_size:
-        console.print("\nbest learning rate for each model size, fitted to all learning curves")
+        say(console, "\nbest learning rate for each model size, fitted to all learning curves")
         console.print(by_size)
     best = record.best
     if best is None:
@@ -62,7 +62,7 @@ def show_summary(
         console,
         f"\nbest: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}\n",
     )
-    console.print("next")
+    say(console, "next")
     commands = next_commands(folder.name, config.num_samples)
     lines = [commands[key] for key in ("best", "generate", "extend", "mlflow")]
     if page is not None:

@@ -1,5 +1,7 @@
 """Tables for the terminal."""
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.table import Table
 
@@ -7,16 +9,15 @@ from sweep.analysis import leaderboard as board
 from sweep.analysis import sizes
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
+from sweep.show.console import plain
 
 _TEXT_COLUMNS = {"sweep", "trial", "state", "outcome", "reason", "best trial"}
 
 
 def leaderboard(config: SweepConfig, record: SweepRecord, limit: int | None = 10) -> Table:
     """Return the best trials, by their best validation loss."""
-    table = plain_table(*board.leaderboard_heads(config))
-    for row in board.leaderboard(config, record, limit):
-        table.add_row(*row.cells())
-    return table
+    rows = board.leaderboard(config, record, limit)
+    return plain_table(board.leaderboard_heads(config), (row.cells() for row in rows))
 
 
 def best_by_size(config: SweepConfig, record: SweepRecord) -> Table | None:
@@ -24,15 +25,14 @@ def best_by_size(config: SweepConfig, record: SweepRecord) -> Table | None:
     rows = sizes.best_by_size(config, record)
     if not rows:
         return None
-    table = plain_table(*sizes.size_heads(config))
-    for row in rows:
-        table.add_row(*row.cells())
-    return table
+    return plain_table(sizes.size_heads(config), (row.cells() for row in rows))
 
 
-def plain_table(*columns: str) -> Table:
-    """Return an empty table without a frame; text columns are those that hold no numbers."""
+def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a table without a frame; text columns are those that hold no numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, justify="left" if column in _TEXT_COLUMNS else "right")
+    for head in heads:
+        table.add_column(plain(head), justify="left" if head in _TEXT_COLUMNS else "right")
+    for cells in rows:
+        table.add_row(*map(plain, cells))
     return table
