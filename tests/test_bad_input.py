@@ -370,6 +370,10 @@ def test_arguments_of_prepare(refused, project, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no files" in refused(prepare, "--input", tmp_path / "empty", "--out", project / "x")
     assert "exists" in refused(prepare, *source, "--out", tmp_path)
+    for nothing in (["--input"], ["--input="], ["--input", ""]):
+        assert "a name is missing" in refused(prepare, *nothing, "--out", project / "x")
+        assert "a name is missing" in refused(prepare, "--out", project / "x", *nothing)
+    assert "UTF-8" in refused(prepare, *source, "--out", project / os.fsdecode(b"caf\xe9"))
 
 
 @pytest.mark.slow

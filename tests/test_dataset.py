@@ -306,6 +306,13 @@ def test_command_prepares_what_it_says(
         main(["--input", str(texts)])
 
 
+def test_a_file_s_name_need_not_be_utf_8(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    file.write_text(f"one{END_OF_TEXT}two")
+    prepare(TextFiles([file]), tmp_path / "out")
+    assert DatasetMeta.read(tmp_path / "out").source == "caf\ufffd.txt"
+
+
 @contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
     def stop(*_: Any) -> None:

@@ -1,7 +1,11 @@
 """Text from a checkpoint: `python trainable/generate.py CHECKPOINT --prompt "def "`."""
 
+import io
 import sys
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,33 +51,43 @@ def generate(
     stop: int | None = None,
     seed: int = 0,
 ) -> list[int]:
-    """Return up to max_tokens new token ids (CS336 assignment 1, section 6).
+    """Return up to max_tokens new token ids (CS336 assignment 1, section 6): see drawn_tokens."""
+    drawn = drawn_tokens(model, prompt, temperature=temperature, top_p=top_p, stop=stop, seed=seed)
+    return list(islice(drawn, max_tokens))
+
+
+def drawn_tokens(
+    model: "Transformer",
+    prompt: "torch.Tensor",
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    stop: int | None = None,
+    seed: int = 0,
+) -> Iterator[int]:
+    """Yield new token ids, one at a time, until `stop` is drawn.
 
     Args:
         model: in any mode; it sees the last context_length tokens.
         prompt: token ids (T,), T >= 1.
-        max_tokens: limit of new tokens.
         temperature: divides the logits; 0 takes the likeliest token.
         top_p: nucleus sampling (Holtzman et al. 2020).
-        stop: token id that ends the text, and is not returned.
+        stop: token id that ends the text, and is not yielded.
         seed: of the draws.
     """
     import torch
 
     rng = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    tokens = prompt.tolist()
-    new: list[int] = []
-    with torch.no_grad():
-        while len(new) < max_tokens:
-            window = torch.tensor([tokens[-model.config.context_length :]], device=device)
-            logits = model(window)[0, -1].float().cpu()
-            token = _draw(logits, temperature, top_p, rng)
-            if token == stop:
-                break
-            tokens.append(token)
-            new.append(token)
-    return new
+    window = deque(prompt.tolist(), maxlen=model.config.context_length)
+    while True:
+        with torch.no_grad():
+            logits = model(torch.tensor([list(window)], device=device))[0, -1].float().cpu()
+        token = _draw(logits, temperature, top_p, rng)
+        if token == stop:
+            return
+        window.append(token)
+        yield token
 
 
 def _draw(logits: "torch.Tensor", temperature: float, top_p: float, rng: "torch.Generator") -> int:
@@ -102,6 +116,13 @@ def _check(arguments: Arguments) -> None:
     for name, (value, holds, rule) in rules.items():
         if not holds:
             raise ConfigError(f"{name} {value}: must be {rule}")
+    try:
+        arguments.prompt.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"--prompt {arguments.prompt!a}: is not UTF-8 text at character {error.start}; "
+            "convert it, for example with `iconv -t UTF-8`"
+        ) from error
 
 
 def main(argv: list[str]) -> int:
@@ -111,7 +132,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from trainable.checkpoint.export import load_model
-    from trainable.data.tokenizer import end_of_text_id, load_tokenizer
+    from trainable.data.tokenizer import end_of_text_id, load_tokenizer, text_pieces
 
     model, tokenizer_file = load_model(Path(arguments.checkpoint).expanduser())
     tokenizer = load_tokenizer(tokenizer_file)
@@ -121,16 +142,20 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--prompt: empty, and the vocabulary has no <|endoftext|> to start from")
     # An empty prompt begins a document: the token before a document is <|endoftext|>.
     prompt = torch.tensor(ids or [end])
-    new = generate(
+    drawn = drawn_tokens(
         model,
         prompt,
-        arguments.max_tokens,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         stop=end,
         seed=arguments.seed,
     )
-    print(arguments.prompt + tokenizer.decode(new, skip_special_tokens=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know few characters
+        sys.stdout.reconfigure(errors="replace")
+    print(arguments.prompt, end="", flush=True)
+    for piece in text_pieces(tokenizer, islice(drawn, arguments.max_tokens)):
+        print(piece, end="", flush=True)
+    print()
     return 0
 
 

@@ -38,6 +38,12 @@ def main(argv: list[str]) -> int:
     import tyro
 
     arguments = tyro.cli(Arguments, args=argv, prog="prepare.py")
+    given = any(word.partition("=")[0] == "--input" for word in argv)
+    if (given and not arguments.input) or "" in arguments.input:
+        raise ConfigError(
+            "--input: a name is missing; name text files or folders, or leave the flag out for "
+            "the standard library"
+        )
     if arguments.input and arguments.out is None:
         raise ConfigError("--out: name the folder to make from --input")
     corpus: Corpus = (

@@ -48,6 +48,8 @@ def prepare(
             f"--tokenizer {tokenizer} with --vocab-size {vocab_size}: bpe needs a vocabulary "
             f"size, byte always has {BYTE_VOCAB_SIZE}"
         )
+    if os.fsencode(out).decode(errors="replace") != str(out):
+        raise ConfigError(f"--out {str(out)!a}: is not UTF-8 text; choose another name")
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; choose another folder or remove it")
     try:

@@ -1,6 +1,7 @@
 """Text as a stream of documents: the embedded corpus, and a user's files and folders."""
 
 import codecs
+import os
 import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ class TextFiles:
     @property
     def description(self) -> str:
         """What the text is, in words."""
-        return ", ".join(path.name for path in self.inputs)
+        names = (os.fsencode(path.name).decode(errors="replace") for path in self.inputs)
+        return ", ".join(names)
 
     def documents(self) -> Iterator[Iterator[str]]:
         """Yield each non-empty document, streamed: no file is ever held in memory as a whole."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.decoders import DecodeStream
 
 from trainable.common.errors import ConfigError, DataError
 from trainable.data.corpus import END_OF_TEXT
@@ -66,6 +67,20 @@ def end_of_text_id(tokenizer: Tokenizer) -> int | None:
     """Return the id of <|endoftext|>, or None if the vocabulary lacks it."""
     found: int | None = tokenizer.token_to_id(END_OF_TEXT)
     return found
+
+
+def text_pieces(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """Yield the text of token ids as they come, each character once all of its bytes are there."""
+    stream = DecodeStream(skip_special_tokens=False)
+    held: list[int] = []
+    for token in ids:
+        held.append(token)
+        piece = stream.step(tokenizer, token)
+        if piece is not None:
+            held.clear()
+            yield piece
+    if held:  # the text ends within a character
+        yield tokenizer.decode(held, skip_special_tokens=False)
 
 
 class Encoder:
