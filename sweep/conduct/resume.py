@@ -66,8 +66,8 @@ def resume_sweep(
             with locked(folder):
                 settle(folder, stored)  # the driver may have been killed just before its end
         return 0
+    plan = make_plan(config, dataset, concurrent)  # refused now, if it does not fit here
     if dry_run:
-        plan = make_plan(config, dataset, concurrent)
         show_plan(config, dataset, plan, concurrent, console)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)

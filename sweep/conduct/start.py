@@ -16,7 +16,6 @@ from sweep.show.console import open_console
 from sweep.show.plan_text import show_plan
 from trainable.common.errors import UserError
 from trainable.common.paths import project_folder
-from trainable.hardware.device import resolve_device
 
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
@@ -33,7 +32,6 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool
     concurrent = concurrency(config, machine)
     dataset = open_data(config, console, verify=verify_data)
     plan = make_plan(config, dataset, concurrent)
-    resolve_device(config.trial.train)  # refused now, if it is not there
     if dry_run:
         show_plan(settled(config, dataset), dataset, plan, concurrent, console)
         return 0

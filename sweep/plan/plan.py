@@ -1,28 +1,47 @@
 """The plan of a sweep, made before it runs: trials, sizes, rungs, time, disk."""
 
-import itertools
 from dataclasses import dataclass
 
 from sweep.config.sweep import SweepConfig
 from sweep.plan.noise import standard_error
 from sweep.plan.share import expected_share
-from trainable.config.trial import ModelConfig
+from sweep.plan.sizes import (
+    hungriest_trial,
+    mean_flops,
+    on_own_device,
+    size_count,
+    trial_ends,
+    trial_flops,
+)
+from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.data.batches import TokenDataset, validation_starts
-from trainable.model.counts import flops_per_token, parameter_count, training_bytes
+from trainable.hardware.device import resolve_device
+from trainable.hardware.memory import available_bytes, least_bytes, require_memory
+from trainable.model.counts import parameter_count, training_bytes
+
+
+@dataclass(frozen=True)
+class End:
+    """The smallest or the largest trial."""
+
+    model: ModelConfig
+    parameters: int
+    tokens: int
+    """Tokens of a full trial."""
+    flops: int
+    """Floating-point operations of a full trial."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a sweep will do and what it will cost."""
 
-    sizes: list[ModelConfig]
-    """Model sizes that can be suggested, by ascending parameter count."""
-    parameters: list[int]
-    """Parameters of each size."""
-    flops_per_trial: list[int]
-    """Floating-point operations of a full trial of each size."""
-    tokens_per_trial: int
-    """Tokens of a full trial."""
+    sizes: int
+    """Number of model sizes that can be suggested."""
+    smallest: End
+    largest: End
+    mean_flops: float
+    """Floating-point operations of a full trial, on average over the space."""
     eval_windows: int
     """Fixed validation windows of one evaluation."""
     standard_error: float | None
@@ -31,39 +50,46 @@ class Plan:
     """Expected share of the steps that all trials in full would take, given the rungs."""
     disk_bytes: int
     """Largest expected size of the kept checkpoints."""
+    memory_bytes: int
+    """What the trial that takes the most memory takes at the least."""
+    available_bytes: int
+    """Memory that there is for trials, on their device."""
 
 
 def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Plan:
-    """Return the plan: what can be known without training."""
-    sizes = model_sizes(config)
+    """Return the plan: what can be known without training.
+
+    Raises:
+        ConfigError: a trial of the space cannot fit into memory, or its device is not there.
+    """
     vocab = dataset.vocab_size
-    sizes.sort(key=lambda size: parameter_count(size, vocab))
-    flops = [
-        config.trial.tokens_per_step * config.trial.train.steps * flops_per_token(size, vocab)
-        for size in sizes
-    ]
-    largest = max(training_bytes(size, vocab) for size in sizes)
+    smallest, largest = trial_ends(config, vocab)
+    hungriest = on_own_device(config, hungriest_trial(config, vocab))
+    device = resolve_device(hungriest.train)
+    available = available_bytes(device, min(1.0, config.gpus_per_trial or 1.0))
+    require_memory(hungriest, vocab, device, available)
     # Each running trial keeps up to three checkpoints, and a fourth while it is copied.
     kept = min(config.keep_checkpoints, config.num_samples) + 4 * concurrent
     length = config.trial.model.context_length
     windows = validation_starts(len(dataset.val.tokens), length, config.trial.train.eval_tokens)
     return Plan(
-        sizes=sizes,
-        parameters=[parameter_count(size, vocab) for size in sizes],
-        flops_per_trial=flops,
-        tokens_per_trial=config.trial.tokens_per_step * config.trial.train.steps,
+        sizes=size_count(config),
+        smallest=_end(smallest, vocab),
+        largest=_end(largest, vocab),
+        mean_flops=mean_flops(config, vocab),
         eval_windows=len(windows),
         standard_error=standard_error(dataset, config.trial),
         share=expected_share(config),
-        disk_bytes=largest * kept,
+        disk_bytes=training_bytes(largest.model, vocab) * kept,
+        memory_bytes=least_bytes(hungriest, vocab, device),
+        available_bytes=available,
     )
 
 
-def model_sizes(config: SweepConfig) -> list[ModelConfig]:
-    """Return the distinct model sizes that the space can suggest (at most 4,096 are looked at)."""
-    searched = {n: d.extremes() for n, d in config.space.items() if n.startswith("model.")}
-    sizes: dict[str, ModelConfig] = {}
-    for values in itertools.islice(itertools.product(*searched.values()), 4_096):
-        model = config.trial.with_values(dict(zip(searched, values, strict=True))).model
-        sizes[model.model_dump_json()] = model
-    return list(sizes.values())
+def _end(trial: TrialConfig, vocab_size: int) -> End:
+    return End(
+        model=trial.model,
+        parameters=parameter_count(trial.model, vocab_size),
+        tokens=trial.tokens_per_step * trial.train.steps,
+        flops=trial_flops(trial, vocab_size),
+    )

@@ -1,31 +1,52 @@
 """What a trial costs on this machine, measured before the first one runs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
 
-import numpy as np
+import torch
 
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import Plan, model_sizes
-from trainable.config.trial import ModelConfig
+from sweep.plan.plan import Plan
+from sweep.plan.sizes import on_own_device, trial_ends
+from trainable.config.trial import TrialConfig
 from trainable.data.batches import TokenDataset
-from trainable.hardware.device import OUT_OF_MEMORY, probe_clock, require_out_of_memory
-from trainable.model.counts import parameter_count
+from trainable.hardware.allocator import keep_freed_memory, return_freed_memory
+from trainable.hardware.device import (
+    OUT_OF_MEMORY,
+    probe_clock,
+    require_out_of_memory,
+    resolve_device,
+)
+from trainable.model.transformer import Transformer
+from trainable.passes.forms import build_passes
 from trainable.training.choice import as_chosen, is_chosen, resolve
+from trainable.training.portion import Portion
+from trainable.training.trainer import EVAL_BATCH_TOKENS
 
-PROBE_STEPS = 3
+FIRST_FLOPS = 2.5e8
+"""Of the smallest probe: milliseconds on any machine."""
 
-LONG_STEP_SECONDS = 1.0
-"""A step that takes so long is measured once: the plan must not wait for more."""
+GROWTH = 8
+"""By how much a probe grows while the next one would still be short."""
+
+PASS_SECONDS = 0.3
+"""What a probed pass may take: a plan must come at once, however large the trials are."""
+
+REPEATS = 3
+
+LONG_SECONDS = 0.1
+"""A pass that takes so long is measured once."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What one size costs on this machine, as probed: seconds."""
+    """What one trial costs on this machine, as probed: seconds."""
 
     step: float
     evaluation: float
+    probed: float
+    """Share of a step's FLOPs that was measured, from which the times are scaled."""
 
 
 def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
@@ -38,64 +59,86 @@ def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
     """
     if is_chosen(config.trial.train):
         return config
-    vocab = dataset.vocab_size
-    largest = max(model_sizes(config), key=lambda size: parameter_count(size, vocab))
-    values = _as_values(largest)
-    if config.trial.train.device == "auto" and not config.gpus_per_trial:
-        values["train.device"] = "cpu"  # Ray hides the GPUs from such trials
-    chosen = resolve(config.trial_config(values), dataset)
+    _, largest = trial_ends(config, dataset.vocab_size)
+    chosen = resolve(on_own_device(config, largest), dataset)
     trial = as_chosen(config.trial, chosen.train)
     return config.model_copy(update={"trial": trial})
 
 
-def _as_values(size: ModelConfig) -> dict[str, Any]:
-    """Return a size as settings of a trial."""
-    return {f"model.{name}": value for name, value in size.model_dump().items()}
+def probe_ends(
+    config: SweepConfig, vocab_size: int, eval_windows: int
+) -> tuple[Speed, Speed] | None:
+    """Return the speeds of the smallest and of the largest trial; None if memory is too short."""
+    small, large = (on_own_device(config, end) for end in trial_ends(config, vocab_size))
+    try:
+        first = probe_speed(small, vocab_size, eval_windows)
+        last = first if small == large else probe_speed(large, vocab_size, eval_windows)
+    except OUT_OF_MEMORY as error:
+        require_out_of_memory(error)
+        return None
+    finally:
+        return_freed_memory()
+    return first, last
 
 
 def expected_seconds(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int
-) -> float | None:
-    """Return the expected seconds of all trials; None if a size does not fit into memory.
+    config: SweepConfig, plan: Plan, ends: tuple[Speed, Speed], concurrent: int
+) -> float:
+    """Return the expected seconds of all trials, given the speeds of the plan's ends.
 
-    The smallest and the largest size are probed, a line through FLOPs gives those between.
+    A line through FLOPs gives what lies between them.
     """
-    train, share, flops = config.trial.train, plan.share, plan.flops_per_trial
+    train, share = config.trial.train, plan.share
     evaluations = 1 + share * train.steps / train.eval_interval
-    ends = []
-    for size in (plan.sizes[0], plan.sizes[-1]):
-        try:
-            speed = probe_speed(config, dataset, size)
-        except OUT_OF_MEMORY as error:
-            require_out_of_memory(error)
-            return None
-        ends.append(share * train.steps * speed.step + evaluations * speed.evaluation)
-    same = flops[0] == flops[-1]
-    per_trial = ends if same else np.interp(flops, [flops[0], flops[-1]], ends)
-    return float(np.mean(per_trial)) * config.num_samples / concurrent
+    low, high = (share * train.steps * end.step + evaluations * end.evaluation for end in ends)
+    least, most = plan.smallest.flops, plan.largest.flops
+    place = (plan.mean_flops - least) / (most - least) if most > least else 0.0
+    return (low + place * (high - low)) * config.num_samples / concurrent
 
 
-def probe_speed(config: SweepConfig, dataset: TokenDataset, size: ModelConfig) -> Speed:
-    """Measure a part of an evaluation and a few steps, but for the optimizer's share of them."""
-    from trainable.training.trainer import EVAL_BATCH_TOKENS, Trainer
+def probe_speed(trial: TrialConfig, vocab_size: int, eval_windows: int) -> Speed:
+    """Measure passes of a trial, but for the optimizer's share of a step.
 
-    eval_tokens = config.trial.train.eval_tokens
-    probed = min(eval_tokens, max(EVAL_BATCH_TOKENS, size.context_length))
-    values = _as_values(size) | {"train.compile": "never", "train.eval_tokens": probed}
-    trainer = Trainer(config.trial_config(values), dataset)
-    clock = probe_clock(trainer.device, config.trial.train.threads)  # Ray may be starting meanwhile
+    A step that would take long is measured in part, and scaled by its FLOPs.
+    """
+    device = resolve_device(trial.train)
+    torch.set_num_threads(trial.train.threads)
+    keep_freed_memory()
+    whole, limit = Portion.of(trial, vocab_size), FIRST_FLOPS
+    train = trial.train.model_copy(update={"compile": "never"})
+    clock = probe_clock(device, train.threads)  # Ray may be starting meanwhile
+    while True:
+        portion = whole.within(limit)
+        model = Transformer(portion.model, portion.vocab_size).to(device)
+        passes = build_passes(model, train, device)
+        x, y = portion.batch(device)
+        step = _seconds(partial(passes.backward, x, y, 1.0), clock)
+        if portion == whole or step * GROWTH > PASS_SECONDS:
+            break
+        limit *= GROWTH
+    at_once = EVAL_BATCH_TOKENS // portion.model.context_length
+    affordable = portion.rows * max(limit, portion.flops) // portion.flops
+    evaluated = replace(portion, rows=max(1, min(eval_windows, at_once, int(affordable))))
+    x, y = evaluated.batch(device)
+    with torch.no_grad():
+        evaluation = _seconds(partial(passes.loss, x, y), clock)
+    every_window = replace(whole, rows=eval_windows).flops
+    parts = train.grad_accumulation
+    return Speed(
+        step=step * parts * whole.flops / portion.flops,
+        evaluation=evaluation * every_window / evaluated.flops,
+        probed=portion.flops / (parts * whole.flops),
+    )
 
-    def seconds(work: Callable[[], object]) -> float:
+
+def _seconds(work: Callable[[], torch.Tensor], clock: Callable[[], float]) -> float:
+    """Return the seconds of `work`, after a first time that pays for allocations."""
+
+    def timed() -> float:
         started = clock()
-        work()
+        work().item()  # waits for the device
         return clock() - started
 
-    def steps(first: int, last: int) -> None:
-        for step in range(first, last + 1):
-            float(trainer.add_gradients(step))  # waits for the device
-            trainer.model.zero_grad(set_to_none=True)
-
-    step = seconds(lambda: steps(1, 1))  # pays for allocations, which a long step hardly notices
-    if step < LONG_STEP_SECONDS:
-        step = seconds(lambda: steps(2, 1 + PROBE_STEPS)) / PROBE_STEPS
-    return Speed(step, seconds(trainer.evaluate) * eval_tokens / probed)
+    first = timed()
+    repeats = 1 if first > LONG_SECONDS else REPEATS
+    return sum(timed() for _ in range(repeats)) / repeats

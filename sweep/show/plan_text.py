@@ -11,58 +11,78 @@ from sweep.analysis.words import (
     size_name,
 )
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import Plan
-from sweep.plan.probe import expected_seconds
+from sweep.plan.plan import End, Plan
+from sweep.plan.probe import expected_seconds, probe_ends
 from sweep.show.commands import shown_path
 from sweep.show.console import say
 from trainable.data.batches import TokenDataset
 
 
 def plan_lines(
-    config: SweepConfig, plan: Plan, dataset: str, concurrent: int, seconds: float | None
+    config: SweepConfig,
+    plan: Plan,
+    dataset: str,
+    concurrent: int,
+    seconds: float | None,
+    probed: float = 1.0,
 ) -> list[str]:
-    """Return the plan for the terminal; `seconds` is the time expected, if it is known."""
-    train = config.trial.train
-    small, large = plan.sizes[0], plan.sizes[-1]
+    """Return the plan for the terminal.
+
+    Args:
+        config: the sweep.
+        plan: its plan.
+        dataset: what the dataset is, in words.
+        concurrent: how many trials run at once.
+        seconds: the time expected; None: it is not known.
+        probed: the share of a step that was measured to tell it.
+    """
+    train, small, large = config.trial.train, plan.smallest, plan.largest
+    several = plan.sizes > 1 or small != large
+    least, most = small.tokens // train.steps, large.tokens // train.steps
     share = f"about {plan.share:.0%} of all steps expected"
-    lines = [
+    return [
         f"trials    {config.num_samples}, {concurrent} at a time with "
         f"{config.cpus_per_trial:g} CPU and {config.gpus_per_trial:g} GPU each",
         f"data      {dataset}",
         *_labelled("space", describe_domains(config)),
-    ]
-    if len(plan.sizes) > 1:
-        lines += [
-            f"sizes     {len(plan.sizes)}, from {size_name(config, small)} "
-            f"({magnitude(plan.parameters[0])} parameters, "
-            f"{magnitude(plan.flops_per_trial[0])}FLOP a trial)",
-            f"          to {size_name(config, large)} "
-            f"({magnitude(plan.parameters[-1])} parameters, "
-            f"{magnitude(plan.flops_per_trial[-1])}FLOP a trial)",
-        ]
-    else:
-        lines.append(
-            f"size      {size_name(config, small)} ({magnitude(plan.parameters[0])} parameters, "
-            f"{magnitude(plan.flops_per_trial[0])}FLOP a trial)"
-        )
-    lines += [
-        f"budget    {train.steps:,} steps x {config.trial.tokens_per_step:,} tokens = "
-        f"{magnitude(plan.tokens_per_trial)} tokens a trial; evaluated every "
+        f"{f'sizes     {plan.sizes:,}, from' if several else 'size     '} {_end(config, small)}",
+        *([f"          to {_end(config, large)}"] if several else []),
+        f"budget    {train.steps:,} steps x {f'{least:,} to ' if least < most else ''}{most:,} "
+        f"tokens = {magnitude(large.tokens)} tokens a trial; evaluated every "
         f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
         *noise_lines(plan),
         f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
         f"1/{config.asha.reduction_factor} go on; {share}"
         if config.rungs
         else "rungs     none: every trial runs to its end",
+        f"computed  in {train.computed_in}",
+        f"memory    {_memory_text(plan, concurrent)}",
+        f"time      {_time_text(seconds, probed)}; checkpoints up to "
+        f"{plan.disk_bytes / 2**20:,.0f} MiB",
     ]
-    lines.append(f"computed  in {train.computed_in}")
-    time = (
-        f"about {duration(seconds)} once started"
-        if seconds is not None
-        else "unknown: the largest size does not fit here"
+
+
+def _end(config: SweepConfig, end: End) -> str:
+    return (
+        f"{size_name(config, end.model)} ({magnitude(end.parameters)} parameters, "
+        f"{magnitude(end.flops)}FLOP a trial)"
     )
-    lines.append(f"time      {time}; checkpoints up to {plan.disk_bytes / 2**20:,.0f} MiB")
-    return lines
+
+
+def _memory_text(plan: Plan, concurrent: int) -> str:
+    """Return what the largest trial takes at the least, and whether so many fit side by side."""
+    needed, available = plan.memory_bytes, plan.available_bytes
+    text = f"at least {needed / 2**20:,.0f} MiB a trial, {available / 2**20:,.0f} MiB available"
+    if needed * concurrent > available:
+        text += f"; warning: {concurrent} large ones at a time do not fit, lower max_concurrent"
+    return text
+
+
+def _time_text(seconds: float | None, probed: float) -> str:
+    if seconds is None:
+        return "unknown: the largest size does not fit here"
+    scaled = f", scaled by FLOPs from a probe of {probed:.1g} of a step" if probed < 1 else ""
+    return f"about {duration(seconds)} once started{scaled}"
 
 
 def noise_lines(plan: Plan) -> list[str]:
@@ -83,11 +103,13 @@ def show_plan(
     config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int, console: Console
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
-    seconds = expected_seconds(config, dataset, plan, concurrent)
+    ends = probe_ends(config, dataset.vocab_size, plan.eval_windows)
+    seconds = expected_seconds(config, plan, ends, concurrent) if ends else None
+    probed = min(end.probed for end in ends) if ends else 1.0
     described = (
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    for line in plan_lines(config, plan, described, concurrent, seconds):
+    for line in plan_lines(config, plan, described, concurrent, seconds, probed):
         say(console, line)
     return seconds

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from trainable.config.trial import TrainConfig, TrialConfig
-from trainable.data.batches import TokenDataset, batch_rng, get_batch
+from trainable.data.batches import TokenDataset
 from trainable.hardware.allocator import keep_freed_memory, return_freed_memory
 from trainable.hardware.device import (
     OUT_OF_MEMORY,
@@ -21,9 +21,9 @@ from trainable.hardware.device import (
     require_out_of_memory,
     resolve_device,
 )
-from trainable.model.counts import flops_per_token
 from trainable.model.transformer import Transformer
 from trainable.passes.forms import build_passes
+from trainable.training.portion import Portion
 
 Config = TypeVar("Config", bound=TrialConfig)
 
@@ -31,6 +31,9 @@ CHOSEN = ("precision", "attention", "compile")
 """The fields of TrainConfig that may be left at auto."""
 
 PROBE_TOKENS = 1_024
+
+PROBE_FLOPS = {"cpu": 5e9, "cuda": 1e12}
+"""A probed pass is made smaller than this, so that the choice comes at once for any size."""
 
 PROBE_ROUNDS = 3
 
@@ -150,13 +153,13 @@ def _measured(
 ) -> dict[_Choice, float]:
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
-    length = config.model.context_length
-    rows = max(1, min(config.train.batch_size, PROBE_TOKENS // length))
-    x, y = get_batch(
-        dataset.train.tokens, rows, length, device, rng=batch_rng(config.train.seed, 1)
-    )
+    rows = max(1, min(config.train.batch_size, PROBE_TOKENS // config.model.context_length))
     block = config.model.model_copy(update={"n_layers": 1})
-    model = Transformer(block, dataset.vocab_size, config.train.seed).to(device)
+    limit = PROBE_FLOPS.get(device.type, PROBE_FLOPS["cpu"])
+    probe = Portion(block, dataset.vocab_size, rows).within(limit)
+    rows, length = probe.rows, probe.model.context_length
+    x, y = probe.batch(device)
+    model = Transformer(probe.model, probe.vocab_size, config.train.seed).to(device)
     passes = {
         choice: build_passes(
             model,
@@ -195,9 +198,8 @@ def _measured(
         if number:
             limit = BEHIND * min(taken[choice] for choice in hopeful)
             hopeful = [choice for choice in hopeful if taken[choice] <= limit]
-    whole = config.train.batch_size * flops_per_token(config.model, dataset.vocab_size)
-    probed = flops_per_token(block, dataset.vocab_size)
-    return {choice: least * whole / probed for choice, least in taken.items()}
+    whole = config.train.grad_accumulation * Portion.of(config, dataset.vocab_size).flops
+    return {choice: least * whole * rows / probe.flops for choice, least in taken.items()}
 
 
 def _can_compile(device: torch.device) -> bool:
