@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from sweep.analysis.words import counts_text
 from sweep.cluster.placement import concurrency, local_machine
 from sweep.common.errors import SweepError
@@ -12,7 +14,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.engine.failures import room_for
 from sweep.plan.plan import make_plan
 from sweep.record.folder import SweepFile
-from sweep.record.identity import code_digest
+from sweep.record.identity import code_digest, library_versions
 from sweep.record.lock import locked, require_private
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
@@ -54,12 +56,7 @@ def resume_sweep(
     missing = config.num_samples - len(record.trials)
     todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
     say(console, f"resuming {folder.name}: {counts_text(record)}; {todo}")
-    if config.threads != stored.config.threads:
-        say(
-            console,
-            f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
-            "low-order bits will differ",
-        )
+    _warn(stored, config, console)
     if not record.unfinished and missing <= 0:
         say(console, "nothing to do: all trials have ended; raise --num-samples to go on")
         if not dry_run:
@@ -73,6 +70,24 @@ def resume_sweep(
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
         return run_session(folder, sweep, machine, concurrent, dataset, None, console)
+
+
+def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:
+    """Say what may give other low-order bits than the sweep began with."""
+    if config.threads != stored.config.threads:
+        say(
+            console,
+            f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
+            "low-order bits will differ",
+        )
+    for name, version in library_versions().items():
+        before = stored.identity.versions.get(name)
+        if version != before:
+            say(
+                console,
+                f"warning: {name} {version}, the sweep began with {before}: "
+                "low-order bits may differ",
+            )
 
 
 def _require_comparable(stored: SweepFile, config: SweepConfig) -> None:

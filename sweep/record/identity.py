@@ -37,8 +37,13 @@ def new_identity(created: float, dataset_digest: str) -> Identity:
         dataset_digest=dataset_digest,
         code_digest=code_digest(),
         git_commit=_git_commit(),
-        versions={name: metadata.version(name) for name in _VERSIONS_OF},
+        versions=library_versions(),
     )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide numbers, as they are here."""
+    return {name: metadata.version(name) for name in _VERSIONS_OF}
 
 
 def code_digest() -> str:
