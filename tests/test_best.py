@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakeConfig
-from live_sweeps import own_mount, run
+from live_sweeps import bytes_read, own_mount, run
 from sweep_samples import (
     ended,
     evaluated,
@@ -141,12 +141,7 @@ def test_a_best_checkpoint_that_is_gone_is_told(finished: Path) -> None:
         load_best(finished)
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="reads /proc")
 def test_the_state_is_read_once(finished: Path) -> None:
-    def bytes_read() -> int:
-        fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-        return int(fields["rchar"])
-
     load_best(finished)
     (state,) = finished.rglob("state-*.pt")
     before = bytes_read()

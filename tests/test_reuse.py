@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from live_sweeps import bytes_read
 
 from trainable.common.errors import ConfigError
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
@@ -85,6 +86,18 @@ def test_save_and_restore_through_the_trainable(tune_config, tmp_path):
     again = LanguageModelTrial(tune_config())
     again.load_checkpoint(str(tmp_path / "saved"))
     assert results(again) == whole[2:]
+
+
+def test_a_resume_reads_the_state_once(tune_config, tmp_path):
+    config = tune_config(**{"model.d_model": 256, "train.steps": 1, "train.eval_every": 1})
+    trial = LanguageModelTrial(dict(config))
+    results(trial)
+    trial.save(str(tmp_path / "saved"))
+    (state,) = (tmp_path / "saved").glob("state-*.pt")
+    resumed = LanguageModelTrial({**config, "resume_from": [str(tmp_path / "saved")]})
+    before = bytes_read()
+    assert resumed.train()["done"]
+    assert state.stat().st_size < bytes_read() - before < 1.5 * state.stat().st_size
 
 
 @pytest.fixture

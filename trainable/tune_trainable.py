@@ -11,8 +11,8 @@ import torch
 from ray import tune
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainable.checkpoint.folder import Snapshot, read_verified
-from trainable.common.errors import CheckpointError, DivergedError, UserError, first_line
+from trainable.checkpoint.folder import Snapshot
+from trainable.common.errors import DamagedCheckpointError, DivergedError, UserError, first_line
 from trainable.common.files import fsync_tree
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
@@ -158,14 +158,13 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         """Go on from the newest checkpoint that is whole."""
         for folder in self._resume_from:
             try:
-                read_verified(folder)
-            except CheckpointError as error:
+                trainer.load(folder)
+            except DamagedCheckpointError as error:
                 damaged = f"passed over a damaged checkpoint: {error}"
                 gone = f"passed over a checkpoint that is gone: {folder}"
                 self._notices.append(damaged if folder.exists() else gone)
-                continue
-            trainer.load(folder)
-            return
+            else:
+                return
         if self._resume_from:
             self._notices.append("no checkpoint is left: the trial begins anew")
 

@@ -17,7 +17,7 @@ from torch.utils.serialization import config as serialization
 
 from trainable.checkpoint.contract import read_state, restore, restore_weights, training_state
 from trainable.checkpoint.digested import DigestingWriter, MemoryFile, read_digested
-from trainable.common.errors import CheckpointError
+from trainable.common.errors import CheckpointError, DamagedCheckpointError
 from trainable.common.files import fsync_folder, temporary_beside
 from trainable.config.sealed import Sealed
 from trainable.config.trial import TrialConfig
@@ -158,19 +158,19 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a checkpoint folder's manifest, without verifying the files.
 
     Raises:
-        CheckpointError: it is missing, damaged or of another format.
+        DamagedCheckpointError: it is missing, damaged or of another format.
     """
     try:
         content = (folder / MANIFEST_FILE).read_bytes()
     except OSError as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"checkpoint {folder}: no readable {MANIFEST_FILE} ({error}): the save was not "
             "finished, or this is no checkpoint folder; use another checkpoint"
         ) from error
     try:
         return Manifest.unsealed(content, MANIFEST_FILE)
     except ValueError as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"checkpoint {folder}: damaged or of another format ({error}); use another "
             "checkpoint, or the version that wrote it"
         ) from error
@@ -212,24 +212,24 @@ def read_verified(folder: Path) -> tuple[Manifest, memoryview]:
     What was hashed is what is returned: the file is read once.
 
     Raises:
-        CheckpointError: a file is missing, or its size or digest is not the manifest's.
+        DamagedCheckpointError: a file is missing, or its size or digest is not the manifest's.
     """
     manifest = read_manifest(folder)
     path = folder / manifest.state_file
     try:
         if path.stat().st_size != manifest.state_bytes:
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"checkpoint {folder}: {path.name} has {path.stat().st_size} bytes, its manifest "
                 f"vouches for {manifest.state_bytes}: it is damaged; use another checkpoint"
             )
         with path.open("rb", buffering=0) as file:
             state, digest = read_digested(file, manifest.state_bytes)
     except OSError as error:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"checkpoint {folder}: {path.name}: {error.strerror}; use another checkpoint"
         ) from error
     if digest != manifest.state_blake3:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"checkpoint {folder}: {path.name} does not have the digest that its manifest "
             "vouches for: it is damaged; use another checkpoint"
         )

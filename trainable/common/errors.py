@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint is damaged, incomplete or of another model."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not whole: an older one may be."""
+
+
 class DivergedError(ArithmeticError):
     """The loss stopped being finite: the trial is over, and its rate was too high for its size."""
 
