@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -91,6 +92,9 @@ def ray_starting(
 def _start(machine: Machine, scratch: str, to_the_end: contextlib.ExitStack) -> None:
     import ray
 
+    # A terminal that closes tells all who run in it. Ray's processes inherit from this thread what
+    # they do not hear: they end when the sweep has ended, not before.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     to_the_end.enter_context(ray_patches.no_messages())
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
     for name in ("ray", "ray.tune", "ray.train"):

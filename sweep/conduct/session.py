@@ -184,10 +184,10 @@ class Session:
             self._tracker.close()
         name, signal = self._folder.name, self._interruption.signal
         if signal is not None:
-            text = interrupted_text(name, self._record, self._record.num_samples)
-            print(text, flush=True)
+            say(self._console, interrupted_text(name, self._record, self._record.num_samples))
             return 128 + signal
-        print(ray_died_text(name), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody there to be told
+            print(ray_died_text(name), file=sys.stderr, flush=True)
         return 2
 
 

@@ -6,7 +6,7 @@ import socket
 import threading
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
@@ -14,9 +14,10 @@ class Interrupted(Exception):  # noqa: N818 - no error
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, and ends the process at the second.
+    """Notes the first SIGINT, SIGTERM or SIGHUP, and ends the process at the second.
 
-    Used as a context: `signal` is then the number of the signal that came, or None. Nothing is
+    Used as a context: `signal` is then the number of the signal that came, or None. A SIGHUP that
+    is ignored stays so: the sweep was started with nohup, to outlive its terminal. Nothing is
     raised where a signal happens to arrive: other threads start Ray and MLflow meanwhile, and an
     import broken off half way would leave them waiting for its lock for ever.
     """
@@ -26,6 +27,8 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         self._old = {number: signal.getsignal(number) for number in _SIGNALS}
+        if self._old[signal.SIGHUP] is signal.SIG_IGN:
+            del self._old[signal.SIGHUP]
         # Python runs handlers between two of its own instructions, and Ray may be deep in C++
         # for seconds: a thread hears of signals at once.
         hears, tells = socket.socketpair()
@@ -33,7 +36,7 @@ class Interruption:
         signal.set_wakeup_fd(tells.fileno(), warn_on_full_buffer=False)
         self._sockets = (hears, tells)
         threading.Thread(target=self._listen, args=(hears,), name="signals", daemon=True).start()
-        for number in _SIGNALS:
+        for number in self._old:
             signal.signal(number, _on_signal)
         return self
 

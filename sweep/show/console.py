@@ -1,5 +1,9 @@
 """Where commands print: the terminal, or lines of a fixed width."""
 
+import os
+import sys
+from typing import IO, Any
+
 from rich.console import Console
 from rich.text import Text
 
@@ -7,10 +11,47 @@ PLAIN_WIDTH = 110
 """Columns of output that does not go to a terminal."""
 
 
+class LastingOutput:
+    """A stream that leads nowhere once its other end is gone: `| head`, or a closed terminal.
+
+    What is printed is a view of what is recorded: a sweep goes on without anybody who looks.
+
+    Args:
+        stream: an open text file with a descriptor.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what the stream takes."""
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush as far as there is somebody to flush to."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._let_go()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _let_go(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())  # with what the stream still holds
+        os.close(nowhere)
+
+
 def open_console() -> Console:
     """Return a console as wide as the terminal; elsewhere of a fixed width."""
-    console = Console()
-    return console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    file: Any = None if sys.stdout is None else LastingOutput(sys.stdout)
+    console = Console(file=file)
+    return console if console.is_terminal else Console(file=file, width=PLAIN_WIDTH)
 
 
 def say(console: Console, text: str) -> None:
