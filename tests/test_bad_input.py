@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -121,6 +122,7 @@ CONFIGS = {
     "more CPUs than there are": ("", "cpus_per_trial: 4000\n", "cpus_per_trial"),
     "more GPUs than there are": ("", "gpus_per_trial: 512\n", "gpus_per_trial"),
     "no CPU": ("", "cpus_per_trial: 0\n", "cpus_per_trial"),
+    "a thousand trials on one CPU": ("", "cpus_per_trial: 0.001\n", "cpus_per_trial"),
     "one and a half CPUs": ("", "cpus_per_trial: 1.5\n", "whole"),
     "one and a half GPUs": ("", "gpus_per_trial: 1.5\n", "whole"),
     "a device that is not there": ("steps: 8", "device: 'cuda:77', steps: 8", "cuda:77"),
@@ -228,6 +230,15 @@ def test_a_sweep_that_does_not_fit_on_the_disk(refused, config_file, monkeypatch
     told = refused(run, "--config", config, *many)
     assert re.search(r"disk: .* MiB free .* may need .* MiB; make room", told)
     assert not (tmp_path / "not").exists()
+
+
+def test_the_disk_that_counts_is_that_of_the_results(refused, config_file, project):
+    config = config_file()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert os.stat(other).st_dev != os.stat(project).st_dev
+        (project / "results").symlink_to(other)
+        many = ("--num-samples", "1000000", "--keep-checkpoints", "1000000")
+        assert f"free in {other}" in refused(run, "--config", config, *many)
 
 
 def test_results_that_are_no_folder(refused, config_file, project):

@@ -18,7 +18,9 @@ from blake3 import blake3
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from trainable.common.errors import ConfigError, DataError
+from trainable.common.paths import in_project
 from trainable.config.trial import DataConfig
+from trainable.data import build
 from trainable.data.batches import open_dataset
 from trainable.data.build import ensure_default, prepare
 from trainable.data.corpus import END_OF_TEXT, PIECE_CHARACTERS, StandardLibrary, TextFiles
@@ -731,3 +733,18 @@ def test_a_damaged_memory_of_a_check_is_not_believed(folder: Path) -> None:
             record.write_bytes(flipped(content, bit))
             assert open_dataset(raw_config(folder), 16).digest == digest
             assert record.read_bytes() == content
+
+
+def test_two_commands_that_make_the_embedded_corpus_together_both_have_it(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("one<|endoftext|>two<|endoftext|>three")
+    corpus = TextFiles([tmp_path / "a.txt"])
+
+    class Overtaken(TextFiles):
+        def documents(self):
+            if build.default_is_missing(DataConfig()):
+                prepare(corpus, in_project(DataConfig().dataset))
+            return super().documents()
+
+    monkeypatch.setattr(build, "StandardLibrary", lambda: Overtaken([tmp_path / "a.txt"]))
+    assert build.ensure_default(DataConfig()) is None
+    assert DatasetMeta.read(in_project(DataConfig().dataset)).train_documents == 2

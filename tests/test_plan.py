@@ -1,6 +1,8 @@
 """The plan before a sweep: sizes, share of steps, time and disk, and how it is worded."""
 
 import random
+import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from ray.tune.schedulers import TrialScheduler
 from sweep_samples import SPACE, TRIAL, sweep_config
 
 from sweep.analysis.words import duration, magnitude
+from sweep.conduct import start
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
 from sweep.plan.share import expected_share
@@ -19,6 +22,7 @@ from sweep.record.results import SweepRecord
 from sweep.search.asha import build_scheduler
 from sweep.show.plan_text import plan_lines
 from trainable.data.batches import TokenDataset, open_dataset, validation_starts
+from trainable.data.corpus import TextFiles
 from trainable.model.counts import flops_per_token, parameter_count
 from trainable.training.trainer import Trainer
 
@@ -252,3 +256,20 @@ def test_the_plan_says_what_is_a_guess_and_what_may_not_fit(dataset: TokenDatase
     assert "warning: 2 large ones at a time do not fit, lower max_concurrent" in text
     text = "\n".join(plan_lines(config, short, "the data", 1, 300.0))
     assert "warning" not in text
+
+
+def test_a_dry_run_without_data_plans_with_it_and_leaves_nothing(
+    project: Path,
+    tmp_path: Path,
+    tiny_documents: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "text").write_text("<|endoftext|>".join(tiny_documents))
+    monkeypatch.setattr(start, "StandardLibrary", lambda: TextFiles([tmp_path / "text"]))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    trial = {key: TRIAL[key] for key in ("model", "train")}
+    assert start.start_sweep(sweep_config(trial=trial), dry_run=True) == 0
+    assert re.search(r"data .* training and .* 257 ids", capsys.readouterr().out)
+    assert list(project.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["text"]

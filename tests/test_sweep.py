@@ -3,11 +3,15 @@
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from live_sweeps import make_project, run, wait_for
+from sweep_samples import sweep_config
 
+from sweep.common.errors import SweepError
+from sweep.conduct import start
 from sweep.record.results import SweepRecord
 from sweep.tracking.calls import RUN_STATUS
 
@@ -164,6 +168,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(finished_sweep):
     for word in ("trials", "parameters", "FLOP", "tokens", "rungs", "time", "MiB"):
         assert word in done.stdout
     assert sorted((home / "results").iterdir()) == before
+
+
+def test_unnamed_sweeps_that_begin_together_all_get_a_name(project):
+    config = sweep_config()
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda _: start._create(config, "da7a"), range(64)))
+    assert sorted(sweep.config.name for _, sweep in made) == [
+        f"sweep-{n:03d}" for n in range(1, 65)
+    ]
+    start._create(sweep_config(name="taken"), "da7a")
+    with pytest.raises(SweepError, match="--name taken"):
+        start._create(sweep_config(name="taken"), "da7a")
 
 
 @pytest.mark.slow

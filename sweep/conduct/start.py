@@ -1,7 +1,14 @@
 """A new sweep: checked, planned, and run."""
 
+import contextlib
+import dataclasses
 import shutil
+import tempfile
 import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
 
 from sweep.cluster.placement import concurrency, local_machine
 from sweep.common.errors import SweepError
@@ -9,13 +16,22 @@ from sweep.conduct.session import open_data, run_session
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan, make_plan
 from sweep.plan.probe import settled
-from sweep.record.folder import SweepFile, create_sweep, next_name
+from sweep.record.folder import (
+    NameTakenError,
+    SweepFile,
+    create_sweep,
+    next_name,
+    results_folder,
+)
 from sweep.record.identity import new_identity
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console
 from sweep.show.plan_text import show_plan
 from trainable.common.errors import UserError
-from trainable.common.paths import project_folder
+from trainable.common.paths import in_project
+from trainable.data.batches import TokenDataset, open_dataset
+from trainable.data.build import default_is_missing, prepare
+from trainable.data.corpus import StandardLibrary
 
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
@@ -30,16 +46,15 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool
     console = open_console()
     machine = local_machine(config)
     concurrent = concurrency(config, machine)
+    if dry_run:
+        with _data_to_plan_with(config, console, verify_data) as dataset:
+            plan = make_plan(config, dataset, concurrent)
+            show_plan(settled(config, dataset), dataset, plan, concurrent, console)
+        return 0
     dataset = open_data(config, console, verify=verify_data)
     plan = make_plan(config, dataset, concurrent)
-    if dry_run:
-        show_plan(settled(config, dataset), dataset, plan, concurrent, console)
-        return 0
     _require_room(plan)
-    name = config.name or next_name()
-    config = config.model_copy(update={"name": name})
-    sweep = SweepFile(identity=new_identity(time.time(), dataset.digest), config=config)
-    folder = create_sweep(name, sweep)
+    folder, sweep = _create(config, dataset.digest)
     try:
         return run_session(folder, sweep, machine, concurrent, dataset, plan, console)
     except UserError:
@@ -48,10 +63,41 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool
         raise
 
 
+@contextlib.contextmanager
+def _data_to_plan_with(
+    config: SweepConfig, console: Console, verify: bool
+) -> Iterator[TokenDataset]:
+    """Open the dataset of a sweep; the embedded corpus, if missing, is made for the plan only."""
+    data = config.trial.data
+    if not default_is_missing(data):
+        yield open_data(config, console, verify=verify)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "dataset"
+        prepare(StandardLibrary(), made)
+        moved = data.model_copy(update={"dataset": str(made)})
+        dataset = open_dataset(moved, config.trial.model.context_length)
+        yield dataclasses.replace(dataset, folder=in_project(data.dataset))
+
+
+def _create(config: SweepConfig, dataset_digest: str) -> tuple[Path, SweepFile]:
+    """Make the folder of a new sweep; without a name it gets the next that is free."""
+    identity = new_identity(time.time(), dataset_digest)
+    while True:
+        name = config.name or next_name()
+        named = config.model_copy(update={"name": name})
+        sweep = SweepFile(identity=identity, config=named)
+        try:
+            return create_sweep(name, sweep), sweep
+        except NameTakenError:
+            if config.name:
+                raise  # else another sweep, started together with this one, was faster
+
+
 def _require_room(plan: Plan) -> None:
     """Refuse a sweep whose checkpoints would not fit on the disk."""
-    home = project_folder()
-    place = next(folder for folder in (home, *home.parents) if folder.exists())
+    results = results_folder().resolve()  # may be a link, or another disk
+    place = next(folder for folder in (results, *results.parents) if folder.exists())
     free = shutil.disk_usage(place).free
     needed = plan.disk_bytes + ROOM_FOR_RECORDS
     if free < needed:

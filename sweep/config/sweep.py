@@ -61,7 +61,7 @@ class SweepConfig(Section):
     """Number of trials."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the search; a trial's own is trial.train.seed."""
-    cpus_per_trial: float = Field(default=1.0, gt=0, le=4_096)
+    cpus_per_trial: float = Field(default=1.0, ge=0.1, le=4_096)
     """CPU cores of one trial; a fraction shares a core, above 1 it must be whole."""
     gpus_per_trial: float = Field(default=0.0, ge=0, le=1_024)
     """GPUs of one trial; a fraction shares one GPU, above 1 it must be whole."""

@@ -59,11 +59,16 @@ def find_sweep(name: str) -> Path:
     return folder
 
 
+class NameTakenError(SweepError):
+    """A sweep of this name exists."""
+
+
 def create_sweep(name: str, sweep: SweepFile) -> Path:
     """Make the folder of a new sweep and write sweep.json.
 
     Raises:
-        SweepError: the name is taken, or the folder cannot be made.
+        NameTakenError: a sweep of this name exists.
+        SweepError: the folder cannot be made.
     """
     folder = results_folder() / _checked(name)
     try:
@@ -79,7 +84,7 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
         for place in (results_folder(), project_folder()):  # the power may go at any time
             fsync_folder(place)
     except FileExistsError as error:
-        raise SweepError(
+        raise NameTakenError(
             f"--name {name}: a sweep of this name exists; go on with `--resume {name}` "
             "or choose another name"
         ) from error

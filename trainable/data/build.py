@@ -77,13 +77,23 @@ def prepare(
     return meta
 
 
+def default_is_missing(config: DataConfig) -> bool:
+    """Say whether `config` names the embedded corpus, and nobody has made it yet."""
+    folder = in_project(config.dataset)
+    is_default = folder == in_project(DataConfig().dataset) and config.raw_dtype is None
+    return is_default and not folder.exists()
+
+
 def ensure_default(config: DataConfig) -> DatasetMeta | None:
     """Make the embedded corpus if `config` names it and it is missing; return what was made."""
-    folder = in_project(config.dataset)
-    default = in_project(DataConfig().dataset)
-    if folder != default or config.raw_dtype is not None or folder.exists():
+    if not default_is_missing(config):
         return None
-    return prepare(StandardLibrary(), folder)
+    try:
+        return prepare(StandardLibrary(), in_project(config.dataset))
+    except (ConfigError, DataError):
+        if default_is_missing(config):
+            raise
+        return None  # another command, begun at the same time, was faster
 
 
 def _is_validation(number: int) -> bool:
