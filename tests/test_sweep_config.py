@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import RunPython
 from sweep_samples import SPACE, TRIAL, new_sweep, refusal, sweep_config
 
+from sweep.cluster import placement
 from sweep.cluster.placement import Machine, concurrency, local_machine, needed
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
@@ -297,6 +299,27 @@ def test_this_machine_has_a_core() -> None:
     machine = local_machine(sweep_config())
     assert machine.cpus >= 1
     assert machine.gpus == 0, "GPUs are not counted for a sweep that asks for none"
+
+
+@pytest.mark.parametrize(
+    ("limit", "cpus"),
+    [
+        ("max 100000", 6),
+        ("400000 100000", 4),
+        ("250000 100000", 2),  # whole cores
+        ("50000 100000", 1),
+        ("6400000 100000", 6),  # a limit is no core
+        ("", 6),
+    ],
+)
+def test_a_container_has_the_cores_that_both_its_limits_grant(
+    limit: str, cpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cgroup's, and that of the scheduler, which lets it run on six cores here."""
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    monkeypatch.setattr(placement, "_CGROUP_LIMIT", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    assert local_machine(sweep_config()).cpus == cpus
 
 
 @pytest.fixture
