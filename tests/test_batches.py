@@ -148,15 +148,18 @@ def test_validation_windows_are_disjoint_inside_and_use_the_budget(
     assert (np.diff(starts) >= context).all()
     that_fit = (n_tokens - 1) // context
     assert len(starts) == max(1, min(that_fit, eval_tokens // context))
+    assert starts[0] == 0
+    steps = np.diff([*starts, that_fit * context]) // context  # up to the end of the file
+    assert steps.max() - steps.min() <= 1
 
 
-def test_validation_windows_are_fixed_and_spread_over_the_file() -> None:
-    starts = validation_starts(100_000, 64, 4096)
-    assert np.array_equal(starts, validation_starts(100_000, 64, 4096))
+@pytest.mark.parametrize("n_tokens", [64 * 127 + 1, 100_000, 10**12])
+def test_validation_windows_are_fixed_and_spread_over_the_file(n_tokens: int) -> None:
+    starts = validation_starts(n_tokens, 64, 4096)
+    assert np.array_equal(starts, validation_starts(n_tokens, 64, 4096))
     assert len(starts) == 64
-    assert starts[-1] > 95_000
-    gaps = np.diff(starts)
-    assert gaps.max() - gaps.min() <= 64
+    for place in np.linspace(0, n_tokens - 65, 33):  # a window is near every place
+        assert np.abs(starts - place).min() <= n_tokens / 64 + 64
 
 
 def test_windows_are_the_tokens_at_their_starts() -> None:

@@ -17,8 +17,8 @@ import torch
 from blake3 import blake3
 from torch import nn
 
-from trainable.checkpoint.contract import load_checkpoint, save_checkpoint
-from trainable.checkpoint.digested import MemoryFile
+from trainable.checkpoint.contract import load_checkpoint, save_checkpoint, training_state
+from trainable.checkpoint.digested import CHUNK_BYTES, DigestingWriter, MemoryFile, read_digested
 from trainable.checkpoint.folder import (
     MANIFEST_FILE,
     Manifest,
@@ -350,6 +350,42 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
     assert_refused(lambda: load_checkpoint(source, *target), target, "head.weight")
 
 
+@pytest.mark.parametrize("name", ["embedding.weight", "head.weight"])
+def test_tied_weights_are_finite_under_each_of_their_names(name: str) -> None:
+    """A file may hold two values for what is one tensor in the model."""
+    state = training_state(*tied(seed=1), 1)
+    weights = {key: value.clone() for key, value in state["model"].items()}
+    weights[name][2, 3] = float("nan")
+    buffer = io.BytesIO()
+    torch.save({**state, "model": weights}, buffer)
+    target = tied()
+    source = io.BytesIO(buffer.getvalue())
+    assert_refused(lambda: load_checkpoint(source, *target), target, f"{name} holds NaN")
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (transformer, "exp_avg"),
+        (transformer, "exp_avg_sq"),
+        (with_buffers, "max_exp_avg_sq"),
+        (linear, "momentum_buffer"),
+    ],
+)
+def test_moments_of_another_shape_are_refused(make: Callable[..., Pair], key: str) -> None:
+    saved, target = make(seed=1), make()
+    update(saved, steps=1)
+    update(target, steps=1, seed=4)
+    state = copy.deepcopy(training_state(*saved, 1))
+    last = max(state["optimizer"]["state"])
+    state["optimizer"]["state"][last][key] = torch.zeros(2, 1)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    source = io.BytesIO(buffer.getvalue())
+    words = rf"{key} of parameter {last} has shape \(2, 1\)"
+    assert_refused(lambda: load_checkpoint(source, *target), target, words)
+
+
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
     saved = transformer(seed=1)
     update(saved, steps=1)
@@ -500,6 +536,43 @@ def test_tensors_around_the_size_of_a_chunk_come_back(tmp_path: Path, sizes: Any
     assert_same(torch.load(file, weights_only=True), whole)
     content = read_verified(tmp_path / "trial")[1]
     assert content == file.read_bytes()
+
+
+def test_pieces_of_any_size_are_written_in_order_with_their_digest(tmp_path: Path) -> None:
+    """Below and above half a chunk, up to it and past it, also in many small pieces."""
+    rng = np.random.default_rng(0)
+    half = CHUNK_BYTES // 2
+    edges = [half - 1, half, half + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 1, 0, half, half, 5]
+    small = rng.integers(0, CHUNK_BYTES // 3, size=15).tolist()
+    whole = b""
+    with (tmp_path / "file").open("wb") as file, DigestingWriter(file) as writer:
+        for size in [*edges, *small, *edges]:
+            content = bytearray(rng.bytes(size))
+            whole += content
+            assert writer.write(content) == size
+            content[:] = bytes(size)  # it is the caller's again
+        assert writer.hexdigest() == blake3(whole).hexdigest()
+        assert writer.size == len(whole)
+        writer.start_sync().result()
+        assert (tmp_path / "file").read_bytes() == whole
+
+
+def test_a_failed_write_is_told_with_the_digest(tmp_path: Path) -> None:
+    with open("/dev/full", "wb", buffering=0) as file, DigestingWriter(file) as writer:
+        for _ in range(3):
+            assert writer.write(bytes(CHUNK_BYTES)) == CHUNK_BYTES
+        with pytest.raises(OSError, match="No space left"):
+            writer.hexdigest()
+
+
+@pytest.mark.parametrize("missing", [0, 1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5])
+def test_a_file_cut_behind_its_size_does_not_have_its_digest(missing: int) -> None:
+    content = np.random.default_rng(0).bytes(2 * CHUNK_BYTES + 5)
+    size = len(content)
+    read, digest = read_digested(io.BytesIO(content[: size - missing]), size)
+    assert bytes(read) == content[: size - missing] + bytes(missing)
+    assert digest == blake3(read).hexdigest()
+    assert (digest == blake3(content).hexdigest()) == (missing == 0)
 
 
 def test_bytes_in_memory_read_as_a_file() -> None:
