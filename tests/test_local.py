@@ -96,6 +96,33 @@ def test_resume_goes_on_with_the_checkpoint(
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_resume_says_which_settings_are_not_those_of_the_checkpoint(
+    finished: tuple[subprocess.CompletedProcess[str], Path],
+    config_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["--config", str(config_file), "--resume", str(finished[1]), "--optim.lr", "2e-3"]
+    assert trainable.local.main(command) == 0
+    assert capsys.readouterr().out.splitlines()[0].endswith("at step 20")
+    to = tmp_path / "more"
+    changed = ["--train.steps", "25", "--optim.weight-decay", "0.5", "--optim.beta2", "0.8"]
+    assert trainable.local.main([*command, *changed, "--checkpoint", str(to)]) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[0]
+        .endswith(
+            "at step 20; changed since then: optim.beta2 0.95 -> 0.8, "
+            "optim.weight_decay 0.1 -> 0.5, train.steps 20 -> 25"
+        )
+    )
+    trainer = Trainer(read_manifest(to).config)
+    load_trial_checkpoint(to, trainer.model, trainer.optimizer)
+    groups = trainer.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [group["betas"] for group in groups] == [(0.9, 0.8)] * 2
+
+
 @pytest.mark.fault
 def test_resume_with_other_threads_is_told(
     finished: tuple[subprocess.CompletedProcess[str], Path],

@@ -63,6 +63,11 @@ def test_wsd_without_warm_up_and_decay_over_all_steps_is_linear() -> None:
     assert rates == pytest.approx([0.2 + 0.18 * (10 - step) for step in range(1, 11)])
 
 
+def test_wsd_without_a_decay_keeps_its_rate_to_the_last_step() -> None:
+    config = optim(schedule="wsd", warmup_fraction=0.1, decay_fraction=0.0)
+    assert {learning_rate(step, config, 100) for step in range(10, 101)} == {2.0}
+
+
 def test_wsd_stable_phase_does_not_depend_on_the_length_of_training() -> None:
     for total in (100, 1000):
         config = optim(schedule="wsd", warmup_fraction=0.1, decay_fraction=0.1)

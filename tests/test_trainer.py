@@ -12,6 +12,7 @@ import pytest
 import torch
 from blake3 import blake3
 from conftest import MakeConfig, RunPython
+from pydantic import ValidationError
 
 from trainable.checkpoint.folder import read_manifest
 from trainable.common.errors import CheckpointError, ConfigError, DivergedError
@@ -312,6 +313,23 @@ def test_checkpoint_can_be_taken_at_any_evaluation(tiny_config: MakeConfig, tmp_
         assert_same_state(trainer, undisturbed)
 
 
+def test_a_resume_uses_the_optimizer_s_settings_of_its_own_config(
+    tiny_config: MakeConfig, tmp_path: Path
+) -> None:
+    first = Trainer(tiny_config())
+    first.train_step(1)
+    first.save(tmp_path / "c")
+    values = {"weight_decay": 0.5, "beta1": 0.7, "beta2": 0.8, "eps": 1e-4}
+    resumed = Trainer(tiny_config({f"optim.{name}": value for name, value in values.items()}))
+    resumed.load(tmp_path / "c")
+    groups = resumed.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [(group["betas"], group["eps"]) for group in groups] == [((0.7, 0.8), 1e-4)] * 2
+    saved, loaded = first.optimizer.state, resumed.optimizer.state
+    for ours, theirs in zip(saved.values(), loaded.values(), strict=True):
+        assert torch.equal(ours["exp_avg"], theirs["exp_avg"])
+
+
 def test_clock_goes_on_after_a_resume(tiny_config: MakeConfig, tmp_path: Path) -> None:
     config = tiny_config()
     first = Trainer(config)
@@ -385,6 +403,17 @@ def test_checkpoint_tells_what_it_is_of(tiny_config: MakeConfig, tmp_path: Path)
     assert manifest.dataset_digest == trainer.dataset.digest
     assert (manifest.iteration, manifest.val_loss) == (20, last.val_loss)
     assert (manifest.vocab_size, manifest.threads) == (257, 1)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
+def test_the_cpu_has_two_names(tiny_config: MakeConfig, name: str) -> None:
+    assert Trainer(tiny_config({"train.device": name})).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cpu:1", "gpu", "cuda:x", "cuda:-1"])
+def test_a_name_of_no_device_is_refused(tiny_config: MakeConfig, name: str) -> None:
+    with pytest.raises(ValidationError, match="device"):
+        tiny_config({"train.device": name})
 
 
 def test_device_that_is_not_there_is_a_config_error(tiny_config: MakeConfig) -> None:

@@ -34,7 +34,8 @@ class LocalConfig(TrialConfig):
     checkpoint: str | None = Field(default=None, min_length=1)
     """Folder for the checkpoint, replaced at each evaluation; unset: none is kept."""
     resume: str | None = Field(default=None, min_length=1)
-    """Checkpoint folder to go on from, with the same model and data."""
+    """Checkpoint folder to go on from, with the same model and data. Other settings are those of
+    the YAML file and the flags, not the checkpoint's; what differs is printed."""
     verify_data: bool = False
     """Read every byte of the token files, even if their size and time are as before."""
     overfit_one_batch: bool = False
@@ -63,7 +64,11 @@ def train(config: LocalConfig) -> int:
     checkpoint = _writable_folder(config.checkpoint) if config.checkpoint else None
     if config.resume:
         manifest = trainer.load(Path(config.resume).expanduser())
-        print(f"resumed from {config.resume} at step {manifest.iteration:,}")
+        changed = ", ".join(_changed(manifest.config, config))
+        print(
+            f"resumed from {config.resume} at step {manifest.iteration:,}"
+            + (f"; changed since then: {changed}" if changed else "")
+        )
         if manifest.threads != config.train.threads:
             print(
                 f"warning: saved with {manifest.threads} threads, running with "
@@ -101,6 +106,16 @@ def train(config: LocalConfig) -> int:
     if checkpoint:
         print(f"checkpoint in {checkpoint}")
     return 0
+
+
+def _changed(before: TrialConfig, now: TrialConfig) -> Iterator[str]:
+    """Yield each setting that is another now; the data are the same, and threads are told apart."""
+    for name in ("model", "optim", "train"):
+        section = getattr(now, name)
+        for field, old in getattr(before, name):
+            new = getattr(section, field)
+            if new != old and field != "threads":
+                yield f"{name}.{field} {old} -> {new}"
 
 
 def _save(trainer: "Trainer", folder: Path) -> None:

@@ -125,7 +125,7 @@ class TrainConfig(Section):
     """Validation tokens in one evaluation: the same windows for every trial and size."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the initial weights and of the order of batches."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu(:0)?|mps|cuda(:\d+)?)$")
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of matrix products and activations; weights, sums and losses are fp32. auto: the faster."""

@@ -43,7 +43,7 @@ def resolve_device(config: TrainConfig) -> torch.device:
             f"train.device = {config.device!r}: this machine has no such device; "
             f"it has {torch.cuda.device_count()} CUDA devices; use auto or cpu"
         )
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # cpu:0 is the same
 
 
 def resolve_precision(config: TrainConfig, device: torch.device) -> str:

@@ -25,16 +25,17 @@ class AdamW(torch.optim.AdamW):
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
     """Return AdamW (Loshchilov and Hutter 2019) that decays matrices only, not gains."""
     parameters = [p for p in model.parameters() if p.requires_grad]
-    return AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
+    matrices = {"params": [p for p in parameters if p.ndim >= 2]}
+    gains = {"params": [p for p in parameters if p.ndim < 2]}
+    optimizer = AdamW([matrices, gains], lr=config.lr, fused=True)
+    use_settings(optimizer, config)
+    return optimizer
+
+
+def use_settings(optimizer: AdamW, config: OptimConfig) -> None:
+    """Give both groups of build_optimizer the settings of `config`; a checkpoint brings its own."""
+    for group, decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
+        group.update(betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=decay)
 
 
 def learning_rate(step: int, config: OptimConfig, total_steps: int) -> float:
@@ -48,8 +49,6 @@ def learning_rate(step: int, config: OptimConfig, total_steps: int) -> float:
     final = config.lr * config.min_lr_fraction
     if 0 < warmup >= step:
         return config.lr * step / warmup
-    if step >= total_steps:
-        return final
     if config.schedule == "cosine":
         done = (step - warmup) / (total_steps - warmup)
         return final + 0.5 * (1 + math.cos(math.pi * done)) * (config.lr - final)

@@ -37,7 +37,12 @@ from trainable.hardware.device import resolve_device, resolve_precision
 from trainable.model.counts import flops_per_token
 from trainable.model.transformer import Transformer
 from trainable.passes.forms import build_passes
-from trainable.training.optim import build_optimizer, learning_rate, set_learning_rate
+from trainable.training.optim import (
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    use_settings,
+)
 
 EVAL_BATCH_TOKENS = 8_192
 """Tokens evaluated at once; fixed, so that a loss never depends on the training batch."""
@@ -200,6 +205,8 @@ class Trainer:
     def load(self, folder: Path) -> Manifest:
         """Go on from a checkpoint folder; the next steps give the bits of the undisturbed run.
 
+        The settings stay the trial's own, those of the optimizer, too.
+
         Raises:
             CheckpointError: it is damaged, of another architecture, or of other data.
         """
@@ -218,6 +225,7 @@ class Trainer:
                 f"{self.dataset.folder} is {self.dataset.digest}; use the dataset it was made with"
             )
         load_trial_checkpoint(folder, self.model, self.optimizer)
+        use_settings(self.optimizer, self.config.optim)
         self.iteration = manifest.iteration
         self.seconds = manifest.seconds
         self.val_loss = manifest.val_loss
