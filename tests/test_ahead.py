@@ -1,5 +1,6 @@
 """Training goes on while an evaluation is reported and saved: same numbers, one step ahead."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from conftest import MakeConfig
 from test_trainer import assert_same_state, results
 
-from trainable.checkpoint.folder import copied
+from trainable.checkpoint.folder import Snapshot, copied
 from trainable.common.errors import DivergedError
 from trainable.training.ahead import Ahead
 from trainable.training.trainer import Trainer
@@ -65,6 +66,22 @@ def test_a_snapshot_keeps_its_step_while_training_goes_on(tiny_config: MakeConfi
     for name, value in before["model"].items():
         assert torch.equal(value, snapshot.state["model"][name]), name
     assert snapshot.state["iteration"] == snapshot.facts["iteration"] == 5
+    ahead.close()
+
+
+def test_memory_holds_one_snapshot_at_a_time(tiny_config: MakeConfig) -> None:
+    trainer = Trainer(tiny_config())
+    ahead = Ahead(trainer)
+    _, first = ahead.next()
+    _, held = ahead.next()
+    del first
+    last = trainer.val_loss
+    wait_until(lambda: trainer.val_loss != last)  # the evaluation ahead is made
+    time.sleep(0.1)
+    gc.collect()
+    assert [o for o in gc.get_objects() if type(o) is Snapshot] == [held]
+    del held
+    assert ahead.next()[1].facts["iteration"] == 10
     ahead.close()
 
 
