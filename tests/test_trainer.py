@@ -21,8 +21,9 @@ from trainable.data.batches import validation_starts
 from trainable.data.meta import DatasetMeta
 from trainable.model.counts import flops_per_token
 from trainable.model.transformer import next_token_loss
+from trainable.training.evaluation import Evaluation
 from trainable.training.optim import learning_rate
-from trainable.training.trainer import Evaluation, Trainer
+from trainable.training.trainer import Trainer
 
 
 def results(evaluation: Evaluation) -> dict[str, Any]:

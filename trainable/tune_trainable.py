@@ -18,7 +18,8 @@ from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
 from trainable.training.ahead import Ahead
-from trainable.training.trainer import Evaluation, Trainer
+from trainable.training.evaluation import Evaluation
+from trainable.training.trainer import Trainer
 
 
 class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untyped

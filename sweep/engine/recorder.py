@@ -14,7 +14,7 @@ from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
 from sweep.record.retention import prune
-from trainable.training.trainer import Evaluation
+from trainable.training.evaluation import Evaluation
 
 METRICS = tuple(Evaluation.__dataclass_fields__)
 

@@ -10,7 +10,8 @@ import queue
 import threading
 
 from trainable.checkpoint.folder import Snapshot
-from trainable.training.trainer import Evaluation, StoppedError, Trainer
+from trainable.training.evaluation import Evaluation
+from trainable.training.trainer import StoppedError, Trainer
 
 
 class Ahead:
