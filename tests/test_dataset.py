@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import resource
 import shutil
 import signal
 import struct
@@ -306,6 +307,33 @@ def test_command_prepares_what_it_says(
     assert f"{meta.train_tokens} training" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--out"):
         main(["--input", str(texts)])
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("limit", [100, 8_000, 20_000])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+    """The tokenizer, the training tokens, or the validation tokens do not fit."""
+    texts = write_texts(tmp_path / "texts", ["x" * 10_000, "y" * 30_000])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(DataError, match=r"--out .*: File too large; nothing was kept"):
+            prepare(TextFiles([texts]), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_who_may_read_one_file_of_a_dataset_may_read_them_all(tmp_path: Path, mask: int) -> None:
+    texts = write_texts(tmp_path / "texts", ["one", "two"])
+    before = os.umask(mask)
+    try:
+        prepare(TextFiles([texts]), tmp_path / "out")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {0o666 & ~mask}
 
 
 def test_a_file_s_name_need_not_be_utf_8(tmp_path: Path) -> None:

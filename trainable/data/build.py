@@ -62,7 +62,7 @@ def prepare(
             model = byte_tokenizer()
         else:
             model = train_bpe(_training_pieces(corpus), vocab_size)
-        model.save(str(building / TOKENIZER_FILE))
+        (building / TOKENIZER_FILE).write_bytes(model.to_str(pretty=True).encode())
         encoder = Encoder(model, is_byte=tokenizer == "byte")
         meta = _encode(corpus, encoder, building, tokenizer, model.get_vocab_size())
         meta.write(building)
@@ -184,8 +184,10 @@ class _NpyWriter:
     def __enter__(self) -> "_NpyWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with self._file:
+            if kind is not None:
+                return
             end = self._file.tell()
             self._file.seek(0)
             self._write_header()

@@ -1,12 +1,13 @@
 """meta.json: what a dataset folder holds, written last and read first."""
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from trainable.common.errors import DataError
-from trainable.common.files import file_digest, write_atomic
+from trainable.common.files import file_digest
 from trainable.config.sealed import Sealed
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -69,8 +70,11 @@ class DatasetMeta(Sealed):
             raise DataError(f"{error}; prepare the dataset again") from error
 
     def write(self, folder: Path) -> None:
-        """Write meta.json into `folder`."""
-        write_atomic(folder / "meta.json", self.text().encode())
+        """Write meta.json into `folder`, to be read by whoever may read the other files."""
+        with (folder / "meta.json").open("wb") as file:
+            file.write(self.text().encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def require_tokenizer(self, folder: Path) -> None:
         """Refuse a tokenizer.json that is not the one the dataset was prepared with.
