@@ -1,6 +1,7 @@
 """Shared fixtures: each test has its own project and cache folder, and something tiny to train."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from live_sweeps import ROOT
 
+from sweep.tracking.store import open_client
 from trainable.config.trial import TrialConfig
 from trainable.data.build import prepare
 from trainable.data.corpus import TextFiles
@@ -38,6 +40,21 @@ def project(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.setenv("LM_SWEEP_HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     return home
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an sqlite store that MLflow made, which takes it seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    open_client(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the project a store of its own; return its file."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Path(shutil.copyfile(empty_store, project / "mlflow.db"))
 
 
 @pytest.fixture(scope="session")

@@ -20,13 +20,13 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from stored_runs import deliver, stored, whole_story
 from sweep_samples import (
     ended,
     evaluated,
     event,
     new_sweep,
     run_of,
-    saved,
     session,
     started,
     sweep_config,
@@ -35,7 +35,7 @@ from sweep_samples import (
 
 from sweep.analysis.sizes import best_by_size
 from sweep.common.errors import SweepError
-from sweep.record.events import EVENTS_FILE, Event, read_events
+from sweep.record.events import EVENTS_FILE, read_events
 from sweep.record.folder import SweepFile
 from sweep.record.results import OUTCOMES, SweepRecord
 from sweep.status import main as status
@@ -50,86 +50,6 @@ from trainable.checkpoint.export import export_model, load_model
 from trainable.config.trial import TrialConfig
 from trainable.model.counts import parameter_count
 from trainable.model.transformer import Transformer
-
-Stored = dict[str, dict[str, Any]]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an sqlite store that MLflow made, which takes it seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    open_client(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def store(empty_store: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the project a store of its own; return its file."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Path(shutil.copyfile(empty_store, project / "mlflow.db"))
-
-
-def deliver(folder: Path, sweep: SweepFile) -> MlflowRuns:
-    """Deliver a sweep's record as a new process would."""
-    runs = MlflowRuns(folder, sweep)
-    runs.connect()
-    runs.deliver_new()
-    runs.finish()
-    return runs
-
-
-def stored(uri: str | None = None, experiment: str = "lm-sweep") -> Stored:
-    """Return all that the store holds of a sweep's runs, by the trial's name, "" for the parent."""
-    client = open_client(uri or tracking_uri())
-    found: Stored = {}
-    for run in client.search_runs([client.get_experiment_by_name(experiment).experiment_id]):
-        name = run.data.tags.get("sweep.trial", "")
-        assert name not in found, f"the run of {name or 'the parent'} is doubled"
-        found[name] = {
-            "id": run.info.run_id,
-            "name": run.info.run_name,
-            "status": run.info.status,
-            "times": (run.info.start_time, run.info.end_time),
-            "tags": dict(run.data.tags),
-            "params": dict(run.data.params),
-            "curves": {
-                key: [
-                    (m.step, m.value, m.timestamp)
-                    for m in client.get_metric_history(run.info.run_id, key)
-                ]
-                for key in run.data.metrics
-            },
-            "latest": dict(run.data.metrics),
-            "datasets": [
-                (d.dataset.name, d.dataset.digest, [(t.key, t.value) for t in d.tags])
-                for d in run.inputs.dataset_inputs
-            ],
-        }
-    return found
-
-
-def whole_story() -> list[Event]:
-    """Return a small sweep from its first event to its last."""
-    return [
-        session(num_samples=3),
-        started("t000", lr=1e-3),
-        started("t001", lr=3.16227766e-3, d_model=64),
-        evaluated("t000", 0, 5.5, lr=0.0),
-        evaluated("t001", 0, 5.25),
-        evaluated("t000", 10, 4.0, lr=1e-3),
-        saved("t000", 10, 4.0),
-        evaluated("t001", 10, 4.5),
-        ended("t001", "stopped", step=10),
-        started("t002", lr=9e-3),
-        evaluated("t002", 0, 5.5),
-        evaluated("t000", 20, 4.25, lr=5e-4),
-        ended("t002", "diverged", step=7, reason="loss nan at step 7"),
-        event("notice", trial="t000", text="a notice"),
-        event("trial_restarted", trial="t000", reason="worker died"),
-        evaluated("t000", 80, 3.0, lr=1e-4),
-        ended("t000", "finished"),
-        event("session_ended", completed=True, time=1_700_000_100.0),
-    ]
 
 
 def test_a_sweep_is_one_parent_with_a_child_for_each_trial(store: Path) -> None:
@@ -196,7 +116,11 @@ def test_curves_are_drawn_against_the_step_with_the_best_so_far(store: Path) -> 
         1_700_000_000_000 + 1_000 * step for step in (0, 10, 20, 80)
     ]
     # The parent's curve falls as trials end, and the tables show its latest value.
-    assert [v for _, v, _ in found[""]["curves"]["best_val_loss"]] == [4.0, 4.0, 3.0]
+    assert [(s, v) for s, v, _ in found[""]["curves"]["best_val_loss"]] == [
+        (1, 4.0),
+        (2, 4.0),
+        (3, 3.0),
+    ]
     assert found[""]["latest"]["best_val_loss"] == 3.0
 
 
@@ -208,7 +132,7 @@ def test_a_trial_shows_all_that_decides_it(store: Path) -> None:
     config = sweep.config.trial_config({"optim.lr": 3.16227766e-3, "model.d_model": 64})
     assert TrialConfig.model_validate_json(run["tags"]["sweep.config"]) == config
     params = run["params"]
-    assert (params["optim.lr"], params["model.d_model"]) == ("0.003162", "64")
+    assert (params["optim.lr"], params["model.d_model"]) == ("0.00316227766", "64")
     assert (params["model.n_heads"], params["model.d_ff"]) == ("4", str(config.model.ff_width))
     assert params["train.seed"] == "0"
     assert params["parameters"] == str(parameter_count(config.model, 257))
@@ -312,11 +236,12 @@ def test_a_crash_while_a_run_is_made_leaves_no_bare_run(store: Path) -> None:
 def test_a_resume_goes_on_in_the_same_runs(store: Path) -> None:
     folder, sweep = new_sweep("resumed")
     story = run_of("t000", {0: 5.0, 10: 4.0}, "interrupted")
-    write_events(folder, session(), story, event("session_ended", completed=False))
+    write_events(folder, session(num_samples=1), story, event("session_ended", completed=False))
     deliver(folder, sweep)
     before = stored()
     assert (before["t000"]["status"], before[""]["status"]) == ("KILLED", "KILLED")
-    write_events(folder, session(2), started("t000"), evaluated("t000", 20, 3.0))
+    again = session(2, num_samples=1)
+    write_events(folder, again, started("t000"), evaluated("t000", 20, 3.0))
     deliver(folder, sweep)
     during = stored()
     assert (during["t000"]["status"], during[""]["status"]) == ("RUNNING", "RUNNING")
@@ -770,5 +695,7 @@ def test_our_notes_are_json_and_name_no_secret(store: Path) -> None:
     write_events(folder, whole_story())
     deliver(folder, sweep)
     notes = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    assert set(notes) == {"tracking_uri", "experiment_id", "parent", "runs", "offset"}
+    names = {"tracking_uri", "experiment_id", "parent", "runs", "offset", "tail", "blake3"}
+    assert set(notes) == names
+    assert notes["tracking_uri"] == "sqlite:///mlflow.db", "relative: a project may move"
     assert set(notes["runs"]) == {"t000", "t001", "t002"}

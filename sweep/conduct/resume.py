@@ -19,6 +19,7 @@ from sweep.record.lock import locked, require_private
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
 from sweep.show.plan_text import show_plan
+from sweep.tracking.delivery import require_same_store
 from trainable.common.errors import ConfigError
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
@@ -40,6 +41,8 @@ def resume_sweep(
     """
     console = open_console()
     require_private(folder)
+    if config.tracking.enabled:
+        require_same_store(folder)
     _require_comparable(stored, config)
     machine = local_machine(config)
     concurrent = concurrency(config, machine)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.analysis.words import counts_text, params_text, show_value
+from sweep.analysis.words import counts_text, params_text
 from sweep.record.folder import SweepFile
 from sweep.record.lines import Event
 from sweep.record.results import Outcome, SweepRecord, TrialRecord
@@ -106,7 +106,10 @@ class Translator:
         self._vocab_size = vocab_size
         self._record = SweepRecord()
         """The sweep as the store knows it."""
-        self._record.apply_all(known)
+        told = list(known)
+        self._record.apply_all(told)
+        self._outcomes = sum(event["event"] == "outcome" for event in told)
+        """Outcomes so far: the steps of the parent's curve. A trial interrupted has several."""
 
     def calls(self, events: Iterable[Event]) -> Iterator[Call]:
         """Yield what tells `events`; points wait for each other, but for nothing else."""
@@ -131,7 +134,8 @@ class Translator:
             yield from self._end(self._record.trials[event["trial"]], event)
         elif kind == "session_ended":
             yield SetTags(PARENT, self._summary())
-            yield EndRun(PARENT, "FINISHED" if event["completed"] else "KILLED", _stamp(event))
+            status = "FINISHED" if self._record.complete else "KILLED"
+            yield EndRun(PARENT, status, _stamp(event))
 
     def _start(self, trial: TrialRecord, event: Event) -> StartTrial:
         config = self._sweep.config.trial_config(trial.params)
@@ -149,10 +153,10 @@ class Translator:
         }
         yield SetTags(trial.name, {key: value for key, value in tags.items() if value})
         yield EndRun(trial.name, RUN_STATUS[trial.outcome], _stamp(event))
+        self._outcomes += 1
         best = self._record.best
-        ended = sum(t.outcome is not None for t in self._record.trials.values())
         if best is not None:
-            point = Point("best_val_loss", best.best_val_loss, _stamp(event), ended)
+            point = Point("best_val_loss", best.best_val_loss, _stamp(event), self._outcomes)
             yield LogMetrics(PARENT, (point,))
 
     def _summary(self) -> dict[str, str]:
@@ -196,4 +200,5 @@ def _params(config: TrialConfig, vocab_size: int | None) -> dict[str, str]:
     values["model.d_ff"] = config.model.ff_width
     if vocab_size is not None:
         values["parameters"] = parameter_count(config.model, vocab_size)
-    return {key: show_value(value) for key, value in values.items() if value is not None}
+    # Every digit: a trial can be run again from what its run shows.
+    return {key: str(value) for key, value in values.items() if value is not None}

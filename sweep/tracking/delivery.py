@@ -4,18 +4,25 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from blake3 import blake3
+
+from sweep.common.errors import SweepError
 from sweep.common.redact import redact
-from sweep.tracking.store import tracking_uri
+from sweep.record.events import EVENTS_FILE
+from sweep.tracking.store import address_shown, address_stored, tracking_uri
 from trainable.common.files import write_atomic
 
 STATE_FILE = "mlflow.json"
+
+_TAIL_BYTES = 256
+"""More than the end of a line that holds its checksum, which no two lines share."""
 
 
 class Delivery(TypedDict):
     """What is known of a sweep's runs in a store."""
 
     tracking_uri: str
-    """The store's address, redacted."""
+    """The store's address, as address_stored has it."""
     experiment_id: str
     parent: str
     """The sweep's own run."""
@@ -23,16 +30,18 @@ class Delivery(TypedDict):
     """Each trial's run, by the trial's name."""
     offset: int
     """Bytes of the sweep's record that are delivered."""
+    tail: str
+    """BLAKE3 of the last of them."""
 
 
 def read_delivery(folder: Path) -> Delivery | None:
     """Return what a sweep folder says; None if nothing sound: tags then find the runs again."""
     try:
-        state: Any = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        kinds = {"tracking_uri": str, "experiment_id": str, "parent": str, "runs": dict}
-        sound = all(isinstance(state[name], kind) for name, kind in kinds.items())
-        sound = sound and isinstance(state["offset"], int)
-    except (OSError, ValueError, KeyError, TypeError):
+        content = (folder / STATE_FILE).read_bytes()
+        state: Any = json.loads(content)
+        del state["blake3"]
+        sound = _sealed(state) == content and state.keys() == Delivery.__annotations__.keys()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return state if sound else None
 
@@ -46,13 +55,14 @@ def save_delivery(
         OSError: the folder cannot be written.
     """
     state = Delivery(
-        tracking_uri=redact(tracking_uri()),
+        tracking_uri=address_stored(tracking_uri()),
         experiment_id=experiment_id,
         parent=parent,
         runs=runs,
         offset=offset,
+        tail=_tail(folder, offset),
     )
-    write_atomic(folder / STATE_FILE, json.dumps(state).encode())
+    write_atomic(folder / STATE_FILE, _sealed(state))
 
 
 def deliver_all_again(folder: Path) -> None:
@@ -63,4 +73,40 @@ def deliver_all_again(folder: Path) -> None:
     """
     state = read_delivery(folder)
     if state is not None:
-        write_atomic(folder / STATE_FILE, json.dumps({**state, "offset": 0}).encode())
+        again = {**state, "offset": 0, "tail": _tail(folder, 0)}
+        write_atomic(folder / STATE_FILE, _sealed(again))
+
+
+def fits_record(state: Delivery, folder: Path) -> bool:
+    """Say whether what was delivered still is how the record begins: its end may be lost."""
+    return _tail(folder, state["offset"]) == state["tail"]
+
+
+def require_same_store(folder: Path) -> None:
+    """Refuse another store than the sweep began in, without asking any.
+
+    Raises:
+        SweepError: MLFLOW_TRACKING_URI, or the default, is another one.
+    """
+    state, uri = read_delivery(folder), tracking_uri()
+    if state and state["tracking_uri"] != address_stored(uri):
+        raise SweepError(
+            f"MLFLOW_TRACKING_URI {redact(uri)!r}: sweep {folder.name} began in "
+            f"{address_shown(state['tracking_uri'])!r}; set that address again"
+        )
+
+
+def _tail(folder: Path, offset: int) -> str:
+    """Return the digest of the record's last bytes before `offset`, fewer if it has not so many."""
+    path = folder / EVENTS_FILE
+    if not offset or not path.exists():
+        return ""
+    with path.open("rb") as file:
+        file.seek(max(0, offset - _TAIL_BYTES))
+        return blake3(file.read(min(offset, _TAIL_BYTES))).hexdigest()
+
+
+def _sealed(state: Any) -> bytes:
+    """Return mlflow.json in the one spelling that is accepted; its BLAKE3 comes last."""
+    text = json.dumps(state).removesuffix("}")
+    return f'{text}, "blake3": "{blake3(text.encode()).hexdigest()}"}}'.encode()

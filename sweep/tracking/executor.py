@@ -31,20 +31,21 @@ class Executor:
         experiment_id: the experiment that holds the runs.
         name: the sweep's.
         sweep: its config and identity.
-        runs: ids of runs that are known already, by the trial's name, PARENT for the sweep's own.
     """
 
-    def __init__(
-        self, client: Any, experiment_id: str, name: str, sweep: SweepFile, runs: dict[str, str]
-    ) -> None:
+    def __init__(self, client: Any, experiment_id: str, name: str, sweep: SweepFile) -> None:
         self.experiment_id = experiment_id
-        self.runs = runs
+        self.runs: dict[str, str] = {}
+        """Ids of the runs there are, by the trial's name, PARENT for the sweep's own."""
+        self._stamps: dict[str, dict[int, int]] = {}
+        """By run that goes on: each step that it has, and the stamp it has there."""
         self._client = client
         self._name = name
         self._sweep = sweep
 
     def find_runs(self) -> None:
         """Find this sweep's runs by their tags: our notes may be lost or late, the runs not."""
+        self.runs = {}
         token = None
         query = f"tags.`sweep.id` = '{self._sweep.identity.sweep_id}'"
         while True:
@@ -66,7 +67,7 @@ class Executor:
         )
 
     def make(self, call: Call) -> None:
-        """Make one call.
+        """Make one call; a run that somebody deleted stays so, unless its trial starts again.
 
         Raises:
             Exception: the store failed; whether it has done what was asked is not known.
@@ -74,12 +75,14 @@ class Executor:
         from mlflow.entities import RunTag
 
         match call:
-            case GoOn(run):
-                self._client.update_run(self.runs[run], status="RUNNING")
             case StartTrial():
                 self._start(call)
+            case _ if call.run not in self.runs:
+                pass
+            case GoOn(run):
+                self._go_on(run)
             case LogMetrics(run, points):
-                self._log(self.runs[run], points)
+                self._log(run, points)
             case SetTags(run, tags):
                 told = [RunTag(key, value) for key, value in tags.items()]
                 self._client.log_batch(self.runs[run], tags=told)
@@ -91,7 +94,8 @@ class Executor:
 
         known = self.runs.get(call.trial)
         if known is not None:
-            self._client.update_run(known, status="RUNNING")
+            self._go_on(call.trial)
+            self._client.set_tag(known, "mlflow.parentRunId", self.runs[PARENT])
             if self._client.get_run(known).data.params:
                 return  # else a crash came between the run and its params
         else:
@@ -109,10 +113,21 @@ class Executor:
         params = [Param(key, value) for key, value in call.params.items()]
         self._client.log_batch(known, params=params)
 
-    def _log(self, run_id: str, points: tuple[Point, ...]) -> None:
+    def _go_on(self, run: str) -> None:
+        self._client.update_run(self.runs[run], status="RUNNING")
+        history = self._client.get_metric_history(self.runs[run], "best_val_loss")
+        self._stamps[run] = {row.step: row.timestamp for row in history}
+
+    def _log(self, run: str, points: tuple[Point, ...]) -> None:
+        """Log points, but none at a step that the run has from another time.
+
+        A trial reports a step again where the record lost its end, or was restored from a backup.
+        """
         from mlflow.entities import Metric
 
-        for start in range(0, len(points), LARGEST_BATCH):
-            batch = points[start : start + LARGEST_BATCH]
+        stamps = self._stamps.get(run, {})
+        new = [p for p in points if stamps.get(p.step, p.stamp) == p.stamp]
+        for start in range(0, len(new), LARGEST_BATCH):
+            batch = new[start : start + LARGEST_BATCH]
             metrics = [Metric(p.key, p.value, p.stamp, p.step) for p in batch]
-            self._client.log_batch(run_id, metrics=metrics)
+            self._client.log_batch(self.runs[run], metrics=metrics)

@@ -4,7 +4,6 @@ import getpass
 import json
 from typing import Any
 
-from sweep.analysis.words import show_value
 from sweep.record.folder import SweepFile
 from sweep.tracking.view import view_tag
 from trainable.common.paths import in_project
@@ -69,7 +68,7 @@ def complete_parent(
         **{f"space.{n}": f"{d.kind} {d.values}" for n, d in config.space.items()},
     }
     if not run.data.params:
-        client.log_batch(run_id, params=[Param(k, show_value(v)) for k, v in values.items()])
+        client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
     folder = in_project(config.trial.data.dataset)
     dataset = Dataset(
         name=folder.name,

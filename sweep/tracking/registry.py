@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sweep.common.errors import SweepError
 from sweep.common.redact import redact
-from sweep.tracking.delivery import read_delivery
+from sweep.tracking.delivery import read_delivery, require_same_store
 from sweep.tracking.store import open_client, tracking_uri
 from trainable.checkpoint.export import read_export
 
@@ -20,24 +20,20 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
         SweepError: the sweep was not recorded in MLflow, or the store refuses.
         CheckpointError: the export is damaged.
     """
-    read_export(exported)
     state = read_delivery(folder)
     if state is None or trial not in state["runs"]:
         raise SweepError(
             f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
             f"`python sweep/status.py {folder.name} --sync`"
         )
+    read_export(exported)
     experiment, run_id = state["experiment_id"], state["runs"][trial]
     import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException
 
+    require_same_store(folder)
     uri = tracking_uri()
-    if redact(uri) != state["tracking_uri"]:
-        raise SweepError(
-            f"--register {name}: the sweep is recorded in {state['tracking_uri']!r}; set "
-            "MLFLOW_TRACKING_URI to that address"
-        )
     client = open_client(uri)
     # The client resolves "models:/..." through MLflow's global address, not through its own.
     mlflow.set_tracking_uri(uri)

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import SweepError
-from sweep.common.redact import redact
-from sweep.record.events import read_events_from
+from sweep.record.events import read_events_from, sync_events
 from sweep.record.folder import SweepFile
 from sweep.tracking.calls import PARENT, Translator
-from sweep.tracking.delivery import read_delivery, save_delivery
+from sweep.tracking.delivery import (
+    fits_record,
+    read_delivery,
+    require_same_store,
+    save_delivery,
+)
 from sweep.tracking.executor import Executor
 from sweep.tracking.store import (
     is_away,
@@ -59,31 +63,27 @@ class MlflowRuns:
 
         Raises:
             SweepError: the store is of another version, refuses to be written, or is another one
-                than this sweep began with.
+                than this sweep began with; the experiment was deleted.
             Exception: the store cannot be reached now; try again later.
         """
+        require_same_store(self._folder)
         uri = tracking_uri()
-        state = read_delivery(self._folder)
-        if state and state["tracking_uri"] != redact(uri):
-            raise SweepError(
-                f"MLFLOW_TRACKING_URI {redact(uri)!r}: the sweep began in "
-                f"{state['tracking_uri']!r}; "
-                "set that address again"
-            )
         try:
             client = open_client(uri)
             experiment_id = _find_experiment(client, self._sweep.config.tracking.experiment)
             require_writable(uri)
+        except SweepError:
+            raise
         except Exception as error:
             if is_away(uri, error):
                 raise  # worth another try
             raise refused(uri, error) from error
         tune_sqlite(uri, "PRAGMA journal_mode=WAL")  # readers and the writer do not block
-        runs = {**state["runs"], PARENT: state["parent"]} if state else {}
-        self._offset = state["offset"] if state else 0
-        executor = Executor(client, experiment_id, self._folder.name, self._sweep, runs)
-        executor.find_runs()  # also those made by a process that was killed before it noted them
-        executor.require_parent()
+        executor = Executor(client, experiment_id, self._folder.name, self._sweep)
+        state = read_delivery(self._folder)
+        # All is delivered again where the record has lost its end.
+        self._offset = state["offset"] if state and fits_record(state, self._folder) else 0
+        self._find_runs(executor)
         self._executor = executor
         self._save_state()
 
@@ -99,11 +99,13 @@ class MlflowRuns:
         assert self._executor is not None
         translator, self._translator = self._translator, None  # until all of them are delivered
         if translator is None:
+            self._find_runs(self._executor)  # a failed call may have made one
             known, _ = read_events_from(self._folder, 0, self._offset)
             vocab_size = _vocab_size(self._sweep)
             translator = Translator(self._folder.name, self._sweep, vocab_size, known)
-            self._executor.find_runs()  # a call that failed may have made one
         events, end = read_events_from(self._folder, self._offset)
+        if events:
+            sync_events(self._folder)  # after a power cut MLflow must not know more than the record
         for call in translator.calls(events):
             self._executor.make(call)
         self._translator = translator
@@ -116,6 +118,16 @@ class MlflowRuns:
         """Make sorted queries fast, once the sweep has ended."""
         tune_sqlite(tracking_uri(), "ANALYZE")
 
+    def _find_runs(self, executor: Executor) -> None:
+        """Find the runs by their tags: what was noted may be late, or of runs that were deleted.
+
+        Without its parent all is delivered again.
+        """
+        executor.find_runs()
+        if PARENT not in executor.runs:
+            self._offset = 0
+        executor.require_parent()
+
     def _save_state(self) -> None:
         assert self._executor is not None
         trials = dict(self._executor.runs)
@@ -127,6 +139,11 @@ def _find_experiment(client: Any, name: str) -> str:
     """Return the id of the experiment called `name`; make it if there is none."""
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if found.lifecycle_stage != "active":
+            raise SweepError(
+                f"--tracking.experiment {name}: it was deleted in MLflow; `mlflow experiments "
+                f"restore -x {found.experiment_id}` brings it back, or give another name"
+            )
         return str(found.experiment_id)
     # For a local store MLflow's default is ./mlruns, wherever that is: say where.
     local = tracking_uri().startswith("sqlite")

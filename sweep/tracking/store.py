@@ -111,5 +111,23 @@ def sqlite_file(uri: str) -> Path | None:
     """Return the file of a store that is a local SQLite file; None of another."""
     if not uri.startswith(SQLITE):
         return None
-    path = uri.removeprefix(SQLITE).partition("?")[0]
-    return None if path in ("", ":memory:") else Path(path).absolute()
+    name = uri.removeprefix(SQLITE).partition("?")[0]
+    if name in ("", ":memory:"):
+        return None
+    path = Path(name)
+    return path.parent.resolve() / path.name
+
+
+def address_stored(uri: str) -> str:
+    """Return a store's address to remember: no secrets; a file in the project relative to it."""
+    path, project = sqlite_file(uri), project_folder().resolve()
+    if path is not None and path.is_relative_to(project):
+        return f"{SQLITE}{path.relative_to(project)}"
+    return redact(uri)
+
+
+def address_shown(stored: str) -> str:
+    """Return the address that address_stored remembered, as it is now that the project is here."""
+    if not stored.startswith(SQLITE):
+        return stored
+    return f"{SQLITE}{project_folder().resolve() / stored.removeprefix(SQLITE)}"
