@@ -1,15 +1,24 @@
 """The search space: which domains there are, and that no suggestion can be an invalid trial."""
 
+import inspect
+import re
+import time
 from typing import Any
 
 import pytest
+from conftest import MakeConfig
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sweep_samples import refusal, sweep_config
+from sweep_samples import TRIAL, refusal, session, started, sweep_config, write_events
 
 from sweep.analysis.words import short_name, show_value
-from sweep.config.space import Domain, searchable_fields
+from sweep.conduct.resume import resume_sweep
+from sweep.config.space import JOINED, Domain, searchable_fields
+from sweep.record.folder import SweepFile, create_sweep
+from sweep.record.identity import new_identity
+from trainable.common.errors import ConfigError, UserError
 from trainable.config.trial import TrialConfig
+from trainable.data.batches import open_dataset
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,82 @@ def test_a_bad_combination_is_found_in_a_large_space() -> None:
         "model.head_dim": {"choice": [16, 32]},
     }
     assert "d_model" in refusal(space=space)
+
+
+def test_an_invalid_suggestion_is_found_in_a_space_of_any_size() -> None:
+    """One of a billion combinations, behind others in the order in which they are written."""
+    space = {
+        "model.n_layers": {"int": [1, 1_000]},
+        "model.d_ff": {"int": [64, 100_000]},
+        "model.rope_theta": {"choice": [1e4, 1e5, 1e6]},
+        "model.head_dim": {"choice": [16, 32]},
+        "model.d_model": {"choice": [64, 32, 48]},
+    }
+    assert "model.d_model = 48, model.head_dim = 32 is refused" in refusal(space=space)
+    space["model.d_model"] = {"choice": [64, 32]}
+    began = time.thread_time()
+    assert sweep_config(space=space)
+    assert time.thread_time() - began < 1
+
+
+def test_more_combinations_of_joined_fields_than_can_be_tried_are_refused() -> None:
+    batches = [960 * n for n in range(1, 1_001)]
+    space = {
+        "train.batch_size": {"choice": batches},
+        "train.grad_accumulation": {"choice": [n for n in range(1, 97) if 960 % n == 0]},
+    }
+    text = refusal(space=space)
+    assert "train.batch_size x train.grad_accumulation have 21,000 combinations" in text
+    assert "give fewer choices" in text
+
+
+def test_phases_that_do_not_fit_are_found_beside_other_fields() -> None:
+    space: dict[str, Any] = {
+        "optim.beta1": {"uniform": [0.8, 0.9]},
+        "optim.warmup_fraction": {"uniform": [0.0, 0.5]},
+        "optim.decay_fraction": {"uniform": [0.1, 0.6]},
+        "optim.schedule": {"choice": ["cosine", "wsd"]},
+    }
+    text = refusal(space=space)
+    assert "optim.schedule = 'wsd', optim.warmup_fraction = 0.5, optim.decay_fraction = 0.6" in text
+    space["optim.schedule"] = {"choice": ["cosine"]}
+    assert sweep_config(space=space)
+
+
+def test_fields_that_a_rule_of_the_trial_joins_are_tried_together() -> None:
+    """Read from the rules themselves: a new one must be told to the space's check."""
+    for section, field in TrialConfig.model_fields.items():
+        kind = field.annotation
+        assert kind is not None
+        if section == "data":
+            continue  # cannot be searched
+        for name in kind.__pydantic_decorators__.model_validators:
+            source = inspect.getsource(getattr(kind, name))
+            read = set(re.findall(r"self\.(\w+)", source))
+            read = {"eval_every" if name == "eval_interval" else name for name in read}
+            fields = {f"{section}.{name}" for name in read & set(kind.model_fields)}
+            assert any(fields <= set(group) for group in JOINED), (name, fields)
+    assert not TrialConfig.__pydantic_decorators__.model_validators, "none joins two sections"
+
+
+def test_parameters_that_the_trial_refuses_are_told_in_a_line() -> None:
+    config = sweep_config()
+    with pytest.raises(ConfigError, match=r"model.d_model = 40 is refused: .* take 32") as caught:
+        config.trial_config({"model.d_model": 40})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_record_with_parameters_that_the_trial_refuses_is_not_gone_on_with(
+    tiny_config: MakeConfig,
+) -> None:
+    dataset = open_dataset(tiny_config().data, 16)
+    trial = {**TRIAL, "data": {"dataset": str(dataset.folder)}}
+    config = sweep_config(name="changed", trial=trial)
+    sweep = SweepFile(identity=new_identity(time.time(), dataset.digest), config=config)
+    folder = create_sweep("changed", sweep)
+    write_events(folder, session(), started("t000", d_model=40))
+    with pytest.raises(UserError, match=r"model.d_model = 40 is refused"):
+        resume_sweep(folder, sweep, config)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)

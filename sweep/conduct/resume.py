@@ -56,6 +56,8 @@ def resume_sweep(
         with locked(folder):
             settle_record(folder, config)
     record = SweepRecord.read(folder)
+    for trial in record.unfinished:
+        config.trial_config(trial.params)  # refused now, if the record was changed
     missing = config.num_samples - len(record.trials)
     todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
     say(console, f"resuming {folder.name}: {counts_text(record)}; {todo}")

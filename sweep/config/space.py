@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
@@ -16,8 +17,15 @@ Value = bool | int | float | str
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
+JOINED = (
+    ("model.d_model", "model.head_dim"),
+    ("optim.schedule", "optim.warmup_fraction", "optim.decay_fraction"),
+    ("train.batch_size", "train.grad_accumulation", "train.steps", "train.eval_every"),
+)
+"""Fields that one rule of the trial joins; all other fields are valid or not by themselves."""
+
 MAX_COMBINATIONS = 20_000
-"""Combinations of a section's extreme values that are tried against the trial's rules."""
+"""Combinations of joined fields that are tried against the trial's rules: a few seconds' worth."""
 
 
 class Domain(Section):
@@ -85,6 +93,9 @@ def check_space(
 ) -> None:
     """Refuse a space that could suggest an invalid trial, and start points outside it.
 
+    Rules of the trial are bounds, sums and divisors: a domain's ends and first whole numbers stand
+    for all of it, and only the fields that a rule joins are combined.
+
     Raises:
         ConfigError: a field does not exist, a value or combination of values is refused by the
             trial, or a start point names an unknown field or a value outside its domain.
@@ -95,14 +106,19 @@ def check_space(
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise ConfigError(f"space.{name}: the trial has no such field; {hint}")
+        partners = [field for group in JOINED if name in group for field in group if field in space]
         for value in domain.extremes():
-            _require_valid(trial, {name: value}, alone=name, space=space)
-    for section in dict.fromkeys(name.partition(".")[0] for name in space):
-        # No rule of the trial joins fields of two sections.
-        fields = [name for name in space if name.startswith(f"{section}.")]
-        extremes = [space[name].extremes() for name in fields]
-        for values in itertools.islice(itertools.product(*extremes), MAX_COMBINATIONS):
-            _require_valid(trial, dict(zip(fields, values, strict=True)), alone=None, space=space)
+            _require_valid(trial, {name: value}, f"space.{name}", joined=len(partners) > 1)
+    for group in JOINED:
+        extremes = {name: space[name].extremes() for name in group if name in space}
+        combinations = math.prod(map(len, extremes.values()))
+        if combinations > MAX_COMBINATIONS:
+            raise ConfigError(
+                f"space: {' x '.join(extremes)} have {combinations:,} combinations; a rule joins "
+                f"them, so each is tried; give fewer choices, at most {MAX_COMBINATIONS:,} in all"
+            )
+        for values in itertools.product(*extremes.values()):
+            _require_valid(trial, dict(zip(extremes, values, strict=True)), "space")
     for number, point in enumerate(start_points):
         for name, value in point.items():
             if name not in space:
@@ -124,17 +140,21 @@ def searchable_fields(trial: TrialConfig) -> Iterator[str]:
 
 
 def _require_valid(
-    trial: TrialConfig, values: dict[str, Any], alone: str | None, space: Mapping[str, Domain]
+    trial: TrialConfig, values: dict[str, Any], where: str, *, joined: bool = False
 ) -> None:
+    """Refuse values that the trial refuses.
+
+    With `joined`, they may break a rule between fields: another searched field can mend that.
+    """
     try:
         trial.with_values(values)
     except ValidationError as error:
-        # Alone, a value may only break a rule that another searched field mends.
-        cross_field = all(problem["type"] == "value_error" for problem in error.errors())
-        if alone is not None and cross_field and len(space) > 1:
+        if joined and all(problem["type"] == "value_error" for problem in error.errors()):
             return
-        where = f"space.{alone}" if alone else "space"
-        shown = ", ".join(f"{name} = {value!r}" for name, value in values.items())
-        raise ConfigError(
-            f"{where}: {shown} is refused: {'; '.join(explain(error, TrialConfig))}"
-        ) from error
+        raise ConfigError(f"{where}: {refused(values, error)}") from error
+
+
+def refused(values: Mapping[str, Any], error: ValidationError) -> str:
+    """Return why the trial refuses values, in one line."""
+    shown = ", ".join(f"{name} = {value!r}" for name, value in values.items())
+    return f"{shown} is refused: {'; '.join(explain(error, TrialConfig))}"

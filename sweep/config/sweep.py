@@ -3,9 +3,10 @@
 import re
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from sweep.config.space import Domain, check_space
+from sweep.config.space import Domain, check_space, refused
+from trainable.common.errors import ConfigError
 from trainable.config.section import Section
 from trainable.config.trial import TrialConfig
 
@@ -138,5 +139,12 @@ class SweepConfig(Section):
         return self
 
     def trial_config(self, params: dict[str, Any]) -> TrialConfig:
-        """Return the full settings of the trial with the suggested `params`."""
-        return self.trial.with_values({**params, "train.threads": self.threads})
+        """Return the full settings of the trial with the suggested `params`.
+
+        Raises:
+            ConfigError: they are none that the trial accepts, as in a record that was changed.
+        """
+        try:
+            return self.trial.with_values({**params, "train.threads": self.threads})
+        except ValidationError as error:
+            raise ConfigError(f"trial: {refused(params, error)}") from error
