@@ -172,6 +172,27 @@ def test_a_killed_worker_goes_on_until_it_has_died_too_often(tmp_path, start):
     assert statuses == {"": "KILLED", failed.name: "FAILED", other.name: "KILLED"}
 
 
+def test_a_killed_worker_passes_over_a_checkpoint_that_is_gone(tmp_path, start):
+    folder = tmp_path / "results" / "gone"
+    sweep = start_and_wait(start, tmp_path, "gone", *ENDLESS, *ALONE, *UNTRACKED, step=1500)
+    (worker,) = processes(sweep.pid, WORKER)
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(0.5)  # what it had told is recorded by then
+    newest = [e for e in events(folder) if e["event"] == "checkpoint"][-1]
+    shutil.rmtree(folder / newest["path"])
+    before = len(events(folder))
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: evaluated(folder, newest["step"] + 500, since=before))
+    sweep.send_signal(signal.SIGINT)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, output + errors
+    (notice,) = [e["text"] for e in events(folder) if e["event"] == "notice"]
+    assert notice == f"passed over a checkpoint that is gone: {folder / newest['path']}"
+    assert notice in output
+    (trial,) = SweepRecord.read(folder).trials.values()
+    assert (trial.outcome, trial.restarts) == ("interrupted", 1)
+
+
 # The second trial is large: a worker that takes it over is at that for a second.
 TAKEN_OVER = """
 num_samples: 2
