@@ -48,27 +48,36 @@ WAYS = {
 }
 LAST = [started("t001"), evaluated("t001", 0, 5.0), evaluated("t001", 80, 1.0)]
 
+AT_A_RUNG = [started("t000"), started("t001"), evaluated("t000", 10, 1.0)]
+
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_trial_with_its_last_step_on_record_is_finished(way: str) -> None:
     worse = [*run_of("t000", {0: 5.0, 80: 2.0}, None), saved("t000", 80, 2.0)]
     folder, added = settled(
-        [*worse, ended("t000", "finished")], LAST, saved("t001", 80, 1.0), WAYS[way], num_samples=2
+        [*worse, ended("t000", "finished")],
+        [*LAST, saved("t001", 70, 1.5), saved("t001", 80, 1.0)],
+        WAYS[way],
+        num_samples=2,
     )
     assert outcomes(added) == {"t001": ("finished", None)}
     assert (added[-1]["event"], added[-1]["completed"]) == ("session_ended", True)
     record = SweepRecord.read(folder)
     assert record.best is not None
     assert record.best.name == "t001"
-    assert (folder / record.best.checkpoints[-1].path).is_dir()
+    older, last = record.best.checkpoints
+    assert [(folder / c.path).is_dir() for c in (older, last)] == [False, True]
+
+
+def test_what_a_killed_driver_left_ended_with_the_last_that_it_recorded() -> None:
+    folder, added = settled(LAST, saved("t001", 80, 1.0), AT_A_RUNG, evaluated("t000", 20, 1.0))
+    assert len(added) == 3
+    assert {event["time"] for event in added} == {read_events(folder)[-4]["time"]}
 
 
 def test_a_trial_without_its_last_checkpoint_goes_on() -> None:
     _, added = settled(LAST, saved("t001", 70, 1.5))
     assert outcomes(added) == {"t001": ("interrupted", None)}
-
-
-AT_A_RUNG = [started("t000"), started("t001"), evaluated("t000", 10, 1.0)]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,11 +1,13 @@
 """The Trainable without a cluster: a reused worker keeps nothing of its last trial."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from live_sweeps import bytes_read
 
+from trainable.checkpoint.folder import read_manifest
 from trainable.common.errors import ConfigError
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
@@ -122,13 +124,13 @@ def flip_a_bit(folder):
 
 
 def gone_on(tune_config, saved, who):
-    """Go on from checkpoints as the next session does, or as the next worker does; report."""
+    """Return a trial that goes on as the next session's does, or as the next worker's does."""
     if who == "the next session":
         folders = [checkpoint.checkpoint.path for checkpoint in reversed(saved)]
-        return LanguageModelTrial({**tune_config(), "resume_from": folders}).train()
+        return LanguageModelTrial({**tune_config(), "resume_from": folders})
     trial = LanguageModelTrial(tune_config())
     trial.restore(saved[-1])
-    return trial.train()
+    return trial
 
 
 WHO = pytest.mark.parametrize("who", ["the next session", "the next worker"])
@@ -141,7 +143,7 @@ RUIN = {
 @pytest.mark.fault
 @WHO
 def test_a_trial_goes_on_from_its_newest_checkpoint(tune_config, saved, who):
-    result = gone_on(tune_config, saved[:4], who)
+    result = gone_on(tune_config, saved[:4], who).train()
     assert (result["step"], result["notice"]) == (20, None)
 
 
@@ -153,7 +155,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 ):
     ruin, told = RUIN[how]
     ruin(tmp_path / "checkpoint_000003")
-    result = gone_on(tune_config, saved[:4], who)
+    result = gone_on(tune_config, saved[:4], who).train()
     assert result["step"] == 15
     assert told.format(tmp_path / "checkpoint_000003") in result["notice"]
 
@@ -165,7 +167,7 @@ def test_a_trial_without_a_usable_checkpoint_begins_anew_and_says_so(
 ):
     for folder in tmp_path.glob("checkpoint_*"):
         flip_a_bit(folder)
-    result = gone_on(tune_config, saved, who)
+    result = gone_on(tune_config, saved, who).train()
     assert result["step"] == 0
     for number in range(5):
         assert f"checkpoint_{number:06d}" in result["notice"]
@@ -175,23 +177,38 @@ def test_a_trial_without_a_usable_checkpoint_begins_anew_and_says_so(
 @pytest.mark.fault
 @WHO
 def test_a_trial_at_its_last_step_says_so_again(tune_config, saved, tmp_path, who):
-    result = gone_on(tune_config, saved, who)
+    trial = gone_on(tune_config, saved, who)
+    result = trial.train()
     assert (result["step"], result["outcome"], result["done"]) == (20, None, True)
     assert result["val_loss"] == saved[-1].metrics["val_loss"]
     assert result["should_checkpoint"]
+    again = trial.save(str(tmp_path / "again")).checkpoint.path
+    assert read_manifest(Path(again)).iteration == 20
 
 
 @pytest.mark.fault
-def test_the_next_worker_passes_over_checkpoints_of_before_that_need_not_be_there(
-    tune_config, saved, tmp_path
-):
-    """A session began with one that was removed when newer ones came; a copy was not finished."""
-    (tmp_path / "checkpoint_000009").mkdir()
-    config = {**tune_config(), "resume_from": [str(tmp_path / "long" / "gone")]}
-    trial = LanguageModelTrial(config)
+def test_the_next_worker_takes_no_unfinished_copy(tune_config, saved):
+    """Tune copies a checkpoint file by file; it knows those alone that came to their end."""
+    trial = LanguageModelTrial(tune_config())
     trial.restore(saved[2])
     result = trial.train()
     assert (result["step"], result["notice"]) == (15, None)
+
+
+@pytest.mark.fault
+def test_the_next_worker_misses_no_checkpoint_of_an_earlier_session(tune_config, saved, tmp_path):
+    """The session began with one that may have been removed since, when newer ones came."""
+    removed, kept = tmp_path / "removed", Path(saved[1].checkpoint.path)
+    trial = LanguageModelTrial({**tune_config(), "resume_from": [str(removed), str(kept)]})
+    shutil.rmtree(saved[0].checkpoint.path)
+    lone = shutil.copytree(saved[2].checkpoint.path, tmp_path / "session" / "checkpoint_000000")
+    flip_a_bit(lone)
+    saved[2].checkpoint.path = str(lone)
+    trial.restore(saved[2])
+    result = trial.train()
+    assert result["step"] == 10
+    assert str(lone) in result["notice"]
+    assert str(removed) not in result["notice"]
 
 
 @pytest.mark.fault
