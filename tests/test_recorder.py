@@ -146,3 +146,15 @@ def test_a_failure_is_told_in_the_trials_own_words_where_it_had_any(
     assert restarted["reason"] == ("KeyError: 'x'" if own_words else killed)
     assert (ended["outcome"], ended["reason"]) == ("failed", killed)
     assert session.events("evaluation") == []
+
+
+@pytest.mark.parametrize(("step", "outcome", "rung"), [(80, "finished", None), (40, "stopped", 40)])
+def test_a_trial_that_ends_has_finished_or_was_stopped(
+    step: int, outcome: str, rung: int | None
+) -> None:
+    session = Session()
+    trial = session.start()
+    session.report(trial, step, 2.0)
+    session.tell("on_trial_complete", trial)
+    (ended,) = session.events("outcome")
+    assert (ended["outcome"], ended["step"], ended["rung"]) == (outcome, step, rung)

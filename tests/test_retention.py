@@ -19,7 +19,7 @@ from sweep_samples import (
 from sweep.common.errors import SweepError
 from sweep.record.events import Event
 from sweep.record.results import SweepRecord
-from sweep.record.retention import existing, kept, prune
+from sweep.record.retention import existing, kept, prune, to_resume_from
 
 pytestmark = pytest.mark.fault
 
@@ -155,6 +155,19 @@ def test_the_best_checkpoint_of_the_best_trial_always_survives(seed: int) -> Non
 def test_keeping_is_decided_without_looking_at_the_disk() -> None:
     record = record_of(trained("t000", RISING, None))
     assert {c.step for c in kept(record.trials["t000"], True)} == {10, 30, 40}
+
+
+def test_a_trial_goes_on_from_the_newest_of_what_should_be_there() -> None:
+    trial = record_of(trained("t000", RISING, "interrupted")).trials["t000"]
+    assert [c.step for c in to_resume_from(trial)] == [40, 30, 10], "whether it is there or not"
+
+
+def test_of_two_checkpoints_of_one_step_the_later_counts() -> None:
+    """The earlier was damaged: the trial went on from the one before, and came there again."""
+    again = [saved("t000", 40, 1.0, "session-2/t000/checkpoint_000000")]
+    trial = record_of(trained("t000", FALLING, None), again).trials["t000"]
+    paths = ["session-2/t000/checkpoint_000000", "session-1/t000/checkpoint_000030"]
+    assert [c.path for c in to_resume_from(trial)] == paths
 
 
 def test_a_checkpoint_that_is_gone_is_passed_over() -> None:
