@@ -1,5 +1,6 @@
 """What is left at auto is chosen once, by a probe, and kept."""
 
+import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -112,13 +113,71 @@ def test_compiling_must_be_repaid_and_possible(
     assert resolve(tiny_config({**AUTO, "train.steps": 10**6}), dataset).train.compile == "never"
 
 
-def test_a_compiler_is_looked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "seconds", "expected"),
+    [
+        ("cpu", 1_799.0, "never"),
+        ("cpu", 1_800.0, "always"),
+        ("cuda", 299.0, "never"),
+        ("cuda", 300.0, "always"),
+        ("mps", 1e9, "never"),
+    ],
+)
+def test_compiling_is_repaid_sooner_on_a_gpu(
+    tiny_config: MakeConfig,
+    dataset: TokenDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    seconds: float,
+    expected: str,
+) -> None:
+    """Also where only compilation is left to choose."""
+    fixed = {"train.precision": "fp32", "train.attention": "sdpa", "train.compile": "auto"}
+    timed(monkeypatch, {("fp32", "sdpa"): seconds / 1_000})
+    monkeypatch.setattr(choice, "_can_compile", lambda device: True)
+    monkeypatch.setattr(choice, "resolve_device", lambda train: torch.device(device))
+    config = tiny_config({**fixed, "train.steps": 1_000})
+    assert resolve(config, dataset).train.compile == expected
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")], ids=repr)
+def test_a_block_that_does_not_fit_leaves_the_plainest_choice(
+    tiny_config: MakeConfig,
+    dataset: TokenDataset,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(choice, "_measured", fail)
+    train = resolve(tiny_config(AUTO), dataset).train
+    assert (train.precision, train.attention, train.compile) == ("fp32", "products", "never")
+
+
+def test_another_error_of_the_probe_is_not_swallowed(
+    tiny_config: MakeConfig, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_measured", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        resolve(tiny_config(AUTO), dataset)
+
+
+@pytest.mark.parametrize("name", ["g++", "clang++", "own"])
+def test_a_compiler_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not choice._can_compile(torch.device("cpu"))
-    (tmp_path / "g++").write_text("#!/bin/sh\n")
-    (tmp_path / "g++").chmod(0o755)
+    (tmp_path / name).write_text("#!/bin/sh\n")
+    (tmp_path / name).chmod(0o755)
+    if name == "own":
+        monkeypatch.setenv("CXX", name)
     assert choice._can_compile(torch.device("cpu"))
+    for found in (None, object()):  # a GPU needs Triton, too
+        monkeypatch.setattr(importlib.util, "find_spec", lambda package, found=found: found)
+        assert choice._can_compile(torch.device("cuda")) == (found is not None)
 
 
 @pytest.mark.parametrize(
@@ -189,6 +248,7 @@ def passes_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], C
     def slow(seconds: dict[str, float]) -> Calls:
         class Passes:
             def __init__(self, model: Any, config: TrainConfig, device: torch.device) -> None:
+                assert config.compile == "never", "that would take minutes"
                 self.precision = config.precision
 
             def backward(self, x: torch.Tensor, y: torch.Tensor, share: float) -> torch.Tensor:

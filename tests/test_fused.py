@@ -146,6 +146,44 @@ def test_evaluating_touches_no_gradient() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_losses_carry_no_graph_that_would_fill_the_memory() -> None:
+    model = model_of({})
+    x, y = batch_of(2, 32)
+    for passes in (
+        FusedPasses(model, "fp32", compiled=False),
+        ModulePasses(model, "fp32", compiled=False, mix=by_kernels),
+    ):
+        assert not passes.backward(x, y, 1.0).requires_grad
+
+
+def test_each_length_has_its_own_positions() -> None:
+    model = model_of({})
+    passes = FusedPasses(model, "fp32", compiled=False)
+    for length in (32, 17, 1, 32):
+        x, y = batch_of(2, length)
+        expected = functional.cross_entropy(model(x).flatten(0, 1), y.flatten()).item()
+        assert passes.loss(x, y).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_compiling_the_modules_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(model) or model)
+    model = model_of({})
+    for compiled, expected in (("never", []), ("always", [model])):
+        config = TrainConfig.model_validate({"attention": "sdpa", "compile": compiled})
+        build_passes(model, config, torch.device("cpu"))
+        assert asked == expected
+
+
+def test_without_a_probe_the_device_names_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    model = model_of({})
+    assert isinstance(build_passes(model, TrainConfig(), torch.device("cpu")), FusedPasses)
+    on_a_gpu = build_passes(model, TrainConfig(), torch.device("cuda"))
+    assert isinstance(on_a_gpu, ModulePasses)
+    assert on_a_gpu.mix is by_kernels
+
+
 def test_settings_name_the_form() -> None:
     model = model_of({})
     cpu = torch.device("cpu")

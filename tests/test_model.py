@@ -319,6 +319,12 @@ def test_tied_weights_are_one_tensor() -> None:
     assert untied.head.weight.data_ptr() != untied.embedding.weight.data_ptr()
 
 
+def test_only_weights_are_saved() -> None:
+    """The tables of the rotary positions follow from the config, for any context length."""
+    model = Transformer(SMALL, VOCAB)
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()
+
+
 def test_no_layer_has_a_bias() -> None:
     model = Transformer(SMALL, VOCAB)
     assert not [name for name, _ in model.named_parameters() if "bias" in name]

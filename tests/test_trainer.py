@@ -158,6 +158,30 @@ def test_val_loss_does_not_depend_on_the_training_batch(tiny_config: MakeConfig)
     assert len(losses) == 1
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "products"])
+def test_windows_longer_than_an_evaluation_batch_are_taken_one_at_a_time(
+    tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, attention: str
+) -> None:
+    trainer = Trainer(tiny_config({"train.attention": attention}))
+    whole = trainer.evaluate()
+    monkeypatch.setattr("trainable.training.trainer.EVAL_BATCH_TOKENS", 15)
+    assert trainer.evaluate() == pytest.approx(whole, rel=1e-6)
+
+
+def test_the_seed_decides_the_order_of_batches(tiny_config: MakeConfig) -> None:
+    first, other = (Trainer(tiny_config({"train.seed": seed})) for seed in (0, 1))
+    other.model.load_state_dict(first.model.state_dict())
+    assert first.train_step(1)[0] != other.train_step(1)[0]
+
+
+def test_the_threads_are_those_of_the_config(tiny_config: MakeConfig) -> None:
+    try:
+        Trainer(tiny_config({"train.threads": 2}))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_val_loss_of_many_evaluation_batches_is_one_mean(
     tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,11 +225,36 @@ def test_loss_that_is_not_finite_ends_the_trial(tiny_config: MakeConfig, value: 
     rate = learning_rate(6, config.optim, 20)
     assert (error.step, error.lr) == (6, rate)
     assert not math.isfinite(error.loss)
+    assert trainer.iteration == 6, "no further step is made"
     assert "step 6" in str(error)
     assert f"{rate:.4g}" in str(error)
     assert str(error.loss) in str(error)
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.step, copy.lr, str(copy)) == (error.step, error.lr, str(error))
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"),
+    [
+        ([math.inf], 9),
+        ([1.0, math.nan], 9),
+        ([math.nan, math.inf, 1.0], 7),
+        ([1.0, math.inf] * 2, 7),
+    ],
+)
+def test_of_several_losses_the_first_that_is_not_finite_is_told(
+    tiny_config: MakeConfig, losses: list[float], step: int
+) -> None:
+    """A GPU's losses are looked at some steps at a time."""
+    config = tiny_config()
+    trainer = Trainer(config)
+    trainer.iteration = 9
+    trainer._require_finite([1.0, 2.0])
+    with pytest.raises(DivergedError) as caught:
+        trainer._require_finite(losses)
+    assert (caught.value.step, caught.value.lr) == (step, learning_rate(step, config.optim, 20))
+    first = losses[step - 9 - 1]
+    assert caught.value.loss == first or math.isnan(first)
 
 
 def test_validation_loss_that_is_not_finite_ends_the_trial(tiny_config: MakeConfig) -> None:
