@@ -1,13 +1,27 @@
 """What the terminal shows while a sweep runs."""
 
 import io
+import time
 
 from rich.console import Console
-from sweep_samples import sweep_config
+from sweep_samples import flat, run_of, session, sweep_config
 
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.show.progress import PLAIN_LINES, Progress
+
+
+def seconds_to_follow(trials: int) -> float:
+    """Return the CPU seconds that a record and what is shown of it take, each trial the best."""
+    config, record = sweep_config(num_samples=trials), SweepRecord()
+    progress = Progress(config, record, 60.0, Console(file=io.StringIO()))
+    stories = [run_of(f"t{n:04d}", {0: 5.0, 10: 4 - n / trials}, "stopped") for n in range(trials)]
+    begun = time.process_time()
+    for event in flat(session(num_samples=trials), *stories):
+        record.apply(event)
+        progress.notice(event)
+        assert len(record.trials) < 2 or record.best
+    return time.process_time() - begun
 
 
 def play(tmp_path, trials, *, terminal=False, fail=()):
@@ -59,3 +73,9 @@ def test_a_terminal_shows_counts_and_the_best(tmp_path):
     assert "4/4 trials" in shown
     assert "4 stopped" in shown
     assert "best 2.9970  t003" in shown
+
+
+def test_a_sweep_of_thousands_is_followed_at_the_cost_of_a_small_one():
+    """Ten times the trials take some ten times as long, not a hundred times."""
+    seconds_to_follow(100)
+    assert seconds_to_follow(3_000) < 30 * seconds_to_follow(300)

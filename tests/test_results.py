@@ -27,7 +27,7 @@ from sweep_samples import (
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE
-from sweep.record.results import OUTCOMES, SweepRecord
+from sweep.record.results import COMPARABLE, OUTCOMES, SweepRecord
 
 
 def test_the_outcomes_are_these() -> None:
@@ -41,12 +41,12 @@ def test_a_record_is_what_its_events_say() -> None:
         folder,
         session(num_samples=2, time=100.0),
         started("t000", lr=3e-3, d_model=64, time=101.0),
-        evaluated("t000", 0, 5.5, val_bpb=7.9),
-        evaluated("t000", 10, 3.5, val_bpb=5.0),
-        saved("t000", 10, 3.5, "session-1/t000/checkpoint_000000"),
-        event("trial_restarted", trial="t000", reason="worker died"),
-        event("notice", trial="t000", text="passed over a damaged checkpoint"),
-        evaluated("t000", 20, 3.75),
+        evaluated("t000", 0, 5.5, val_bpb=7.9) | {"time": 102.0},
+        evaluated("t000", 10, 3.5, val_bpb=5.0) | {"time": 103.0},
+        saved("t000", 10, 3.5, "session-1/t000/checkpoint_000000") | {"time": 103.5},
+        event("trial_restarted", trial="t000", reason="worker died", time=104.0),
+        event("notice", trial="t000", text="passed over a damaged checkpoint", time=105.0),
+        evaluated("t000", 20, 3.75) | {"time": 106.0},
         ended("t000", "stopped", step=20, time=109.0),
         event("session_ended", completed=True, time=110.0),
     )
@@ -158,17 +158,19 @@ def test_ranks_go_from_the_best_to_the_lost() -> None:
 
 
 def test_a_resume_clears_the_outcome_and_keeps_the_rest() -> None:
-    first = run_of("t000", {0: 5.0, 10: 4.0}, "interrupted", lr=2e-3)
+    story = run_of("t000", {0: 5.0, 10: 4.0}, "interrupted", lr=2e-3)
+    first = [told | {"time": 110.0} for told in story]
     record = record_of(
         session(time=100.0), first, event("session_ended", completed=False, time=150.0)
     )
     record.apply_all([session(2, 16, time=1_000.0), started("t000", lr=2e-3, time=1_001.0)])
     trial = record.trials["t000"]
     assert (trial.outcome, trial.ended, trial.reason, trial.rung) == (None, None, None, None)
-    assert (trial.step, trial.started) == (10, 1_700_000_000.0)
-    assert (record.sessions, record.num_samples, record.seconds) == (2, 16, 50.0)
+    assert (trial.step, trial.started) == (10, 110.0)
+    assert (record.sessions, record.num_samples, record.seconds) == (2, 16, 51.0)
     assert record.session_started == 1_000.0
-    record.apply_all([evaluated("t000", 20, 3.0), ended("t000", "finished")])
+    record.apply(evaluated("t000", 20, 3.0) | {"time": 1_010.0})
+    record.apply(ended("t000", "finished", time=1_020.0))
     assert record.counts() == {"finished": 1}
     record.apply(event("session_ended", completed=True, time=1_025.0))
     assert record.seconds == 75.0
@@ -179,6 +181,31 @@ def test_the_time_of_a_killed_session_counts_to_its_last_event() -> None:
     assert record.seconds == 30.0
     record.apply(event("session_ended", completed=True, time=5_007.0))
     assert record.seconds == 37.0
+
+
+def test_a_clock_that_is_set_back_takes_no_time_away() -> None:
+    record = record_of(
+        session(time=1_000.0),
+        started("t000", time=1_300.0),
+        event("notice", trial="t000", text="the clock is 600 s behind", time=700.0),
+        ended("t000", "finished", time=760.0),
+        event("session_ended", completed=True, time=770.0),
+    )
+    assert record.seconds == 370.0
+
+
+def test_a_lost_trial_that_begins_again_may_be_the_best_again() -> None:
+    record = record_of(
+        run_of("t000", {0: 5.0, 10: 1.0}, "failed"), run_of("t001", {0: 5.0, 10: 4.0}, "stopped")
+    )
+    assert record.best is record.trials["t001"]
+    record.apply(started("t000"))
+    assert record.best is record.trials["t000"]
+    record.apply(ended("t000", "diverged"))
+    assert record.best is record.trials["t001"]
+    record.apply_all([started("t000"), evaluated("t000", 20, 2.0), ended("t000", "interrupted")])
+    assert record.best is record.trials["t000"]
+    assert record.best.best_val_loss == 1.0
 
 
 @pytest.mark.parametrize(
@@ -260,9 +287,13 @@ def require_refused_or_sound(content: bytes) -> None:
             return
     assert sum(record.counts().values()) == len(record.trials)
     assert math.isfinite(record.seconds)
-    assert (record.best is None) or record.best in record.ranked
+    counting = [t for t in record.ranked if t.outcome in COMPARABLE and t.evaluations]
+    assert record.best is next(iter(counting), None)
+    assert record.ended == sum(t.outcome is not None for t in record.trials.values())
+    assert record.steps == sum(t.step for t in record.trials.values())
     for before, after in pairwise(record.ranked):
         assert before.sort_key <= after.sort_key
     for trial in record.trials.values():
         assert isinstance(trial.step, int)
         assert trial.best_val_loss > -math.inf
+        assert trial.best is min(trial.evaluations, key=lambda e: e["val_loss"], default=None)

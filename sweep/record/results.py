@@ -1,7 +1,9 @@
 """What happened in a sweep, built from its events: trials, outcomes, the best."""
 
+import heapq
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,8 @@ class TrialRecord:
     """Unix time of its first start, seconds."""
     evaluations: list[dict[str, float]] = field(default_factory=list)
     """Reported metrics, by ascending step."""
+    best: dict[str, float] | None = None
+    """The evaluation with the lowest validation loss, the earlier of equals."""
     checkpoints: list[SavedCheckpoint] = field(default_factory=list)
     outcome: Outcome | None = None
     """None while it runs, or after a crash of the driver."""
@@ -63,11 +67,6 @@ class TrialRecord:
         return int(self.evaluations[-1]["step"]) if self.evaluations else 0
 
     @property
-    def best(self) -> dict[str, float] | None:
-        """The evaluation with the lowest validation loss, the earlier of equals."""
-        return min(self.evaluations, key=lambda e: e["val_loss"], default=None)
-
-    @property
     def best_val_loss(self) -> float:
         """Lowest validation loss, nats per token; infinite before the first evaluation."""
         return self.best["val_loss"] if self.best else float("inf")
@@ -88,17 +87,21 @@ class SweepRecord:
     sessions: int = 0
     """Times the sweep was started or resumed."""
     seconds: float = 0.0
-    """Wall-clock time of all ended sessions."""
+    """Wall-clock time of all sessions so far; a clock that is set back takes nothing away."""
     session_started: float | None = None
     """Unix time at which the running session began; None between sessions."""
     updated: float | None = None
     """Unix time of the last event."""
     lost: set[int] = field(default_factory=set)
     """Numbers of trials whose start was damaged: they are not given again."""
+    ended: int = 0
+    """Trials that have an outcome."""
+    steps: int = 0
+    """Sum of all trials' last reported steps."""
     holding: dict[str, TrialRecord] = field(default_factory=dict)
     """The trials that have checkpoints."""
-    _best: TrialRecord | None = field(default=None, repr=False, compare=False)
-    _best_is_stale: bool = field(default=True, repr=False, compare=False)
+    _by_loss: list[tuple[float, int, str]] = field(default_factory=list, repr=False, compare=False)
+    """A heap of the trials' best losses; those that no longer count are dropped from its top."""
 
     @classmethod
     def read(cls, folder: Path) -> "SweepRecord":
@@ -136,20 +139,21 @@ class SweepRecord:
         outcome: trial, outcome, step, rung, reason. trial_lost: trial (see repair.py).
         """
         kind = event["event"]
+        if kind != "session_started" and self.session_started is not None:
+            assert self.updated is not None
+            self.seconds += max(0.0, event["time"] - self.updated)
         if kind == "session_started":
-            if self.session_started is not None:  # its driver was killed
-                self.seconds += (self.updated or self.session_started) - self.session_started
             self.sessions = _of(int, event["session"])
             self.num_samples = _of(int, event["num_samples"])
             self.session_started = event["time"]
         elif kind == "session_ended":
-            self.seconds += event["time"] - (self.session_started or event["time"])
             self.session_started = None
         elif kind == "trial_started":
             params, name = _of(dict, event["params"]), _trial_name(event["trial"])
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
+            self.ended -= trial.outcome is not None
             trial.outcome = trial.ended = trial.reason = None
-            self._best_is_stale |= bool(trial.evaluations)
+            self._rank(trial)
         elif kind == "trial_lost":
             self.lost.add(int(_trial_name(event["trial"])[1:]))
         else:
@@ -159,11 +163,12 @@ class SweepRecord:
     def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
         if kind == "evaluation":
             metrics = {name: _number(value) for name, value in _of(dict, event["metrics"]).items()}
-            _of(int, metrics["step"])
-            _number(metrics["val_loss"])
+            step, loss = _of(int, metrics["step"]), metrics["val_loss"]
+            self.steps += step - trial.step
             trial.evaluations.append(metrics)
-            if self._best is None or trial.sort_key < self._best.sort_key:
-                self._best_is_stale = True
+            if loss < trial.best_val_loss:
+                trial.best = metrics
+                self._rank(trial)
         elif kind == "checkpoint":
             step, loss = _of(int, event["step"]), _number(event["val_loss"])
             saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
@@ -174,8 +179,8 @@ class SweepRecord:
         elif kind == "outcome":
             if event["outcome"] not in OUTCOMES:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
+            self.ended += trial.outcome is None
             trial.outcome, trial.ended = event["outcome"], event["time"]
-            self._best_is_stale |= trial is self._best and trial.outcome not in COMPARABLE
             trial.rung = None if event["rung"] is None else _of(int, event["rung"])
             trial.reason = None if event["reason"] is None else _of(str, event["reason"])
 
@@ -187,12 +192,17 @@ class SweepRecord:
     @property
     def best(self) -> TrialRecord | None:
         """The trial with the lowest validation loss, among those whose losses count."""
-        if self._best_is_stale:
-            counting = (t for t in self.trials.values() if t.evaluations)
-            best = min(counting, key=lambda trial: trial.sort_key, default=None)
-            self._best = best if best and best.outcome in COMPARABLE else None
-            self._best_is_stale = False
-        return self._best
+        while self._by_loss:
+            loss, _, name = self._by_loss[0]
+            trial = self.trials[name]
+            if trial.outcome in COMPARABLE and trial.best_val_loss == loss:
+                return trial
+            heapq.heappop(self._by_loss)
+        return None
+
+    def _rank(self, trial: TrialRecord) -> None:
+        if trial.best is not None:
+            heapq.heappush(self._by_loss, (trial.best_val_loss, trial.number, trial.name))
 
     @property
     def unfinished(self) -> list[TrialRecord]:
@@ -206,8 +216,8 @@ class SweepRecord:
 
     def counts(self) -> dict[str, int]:
         """Return the number of trials by outcome, and of those running; no zeros."""
-        outcomes: list[str] = [trial.outcome or "running" for trial in self.trials.values()]
-        return {name: n for name in ("running", *OUTCOMES) if (n := outcomes.count(name))}
+        found: Counter[str] = Counter(trial.outcome or "running" for trial in self.trials.values())
+        return {name: found[name] for name in ("running", *OUTCOMES) if name in found}
 
 
 T = TypeVar("T")

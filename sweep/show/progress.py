@@ -47,8 +47,8 @@ class Progress:
         self._console = console
         self._trouble = trouble
         self._started = time.monotonic()
-        self._steps_before = self._steps_done()
-        self._ended_before = self._ended()
+        self._steps_before = self._record.steps
+        self._ended_before = self._record.ended
         self._live: Live | None = None
 
     def __enter__(self) -> "Progress":
@@ -78,7 +78,7 @@ class Progress:
 
     def _tells(self, trial: TrialRecord) -> bool:
         every = -(-self._config.num_samples // PLAIN_LINES)
-        return self._ended() % every == 0 or self._ended() == self._config.num_samples
+        return self._record.ended % every == 0 or self._record.ended == self._config.num_samples
 
     def _plain_line(self, trial: TrialRecord) -> str:
         best = self._record.best
@@ -89,7 +89,7 @@ class Progress:
             else f"{trial.best_val_loss:.4f}"
         )
         return (
-            f"[{self._ended()}/{self._config.num_samples}] {trial.name} "
+            f"[{self._record.ended}/{self._config.num_samples}] {trial.name} "
             f"{params_text(trial.params)}: {loss}, {outcome_text(trial)}; {so_far}; "
             f"{self._time_left()} left"
         )
@@ -97,11 +97,11 @@ class Progress:
     def _render(self) -> Group:
         best = self._record.best
         head = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self._config.num_samples, completed=self._ended(), width=24)
+        bar = ProgressBar(total=self._config.num_samples, completed=self._record.ended, width=24)
         elapsed = duration(time.monotonic() - self._started)
         head.add_row(
             bar,
-            f"{self._ended()}/{self._config.num_samples} trials",
+            f"{self._record.ended}/{self._config.num_samples} trials",
             f"{elapsed}, {self._time_left()} left",
         )
         lines: list[Text | Table] = [head, Text(counts_text(self._record))]
@@ -125,16 +125,10 @@ class Progress:
             lines.append(Text(style="yellow").append(told))
         return Group(*lines)
 
-    def _ended(self) -> int:
-        return sum(trial.outcome is not None for trial in self._record.trials.values())
-
-    def _steps_done(self) -> int:
-        return sum(trial.step for trial in self._record.trials.values())
-
     def _time_left(self) -> str:
         """Return the time left: by the pace in steps and in trials, at first by the plan."""
         elapsed = time.monotonic() - self._started
-        done, ended = self._steps_done(), self._ended()
+        done, ended = self._record.steps, self._record.ended
         guesses = []
         if done > self._steps_before:
             left = max(0.0, self._expected_steps - done)

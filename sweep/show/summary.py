@@ -42,8 +42,7 @@ def show_summary(
         page: address of its page in MLflow; None: it is not recorded there.
         console: where to.
     """
-    steps = sum(trial.step for trial in record.trials.values())
-    share = steps / (len(record.trials) * config.trial.train.steps)
+    share = record.steps / (len(record.trials) * config.trial.train.steps)
     say(
         console,
         f"\n{folder.name}: {counts_text(record)} in {duration(record.seconds)}; "
