@@ -1,13 +1,18 @@
 """The numbers of the search: what is suggested for a seed and a history, as once recorded."""
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 from conftest import RunPython
+from optuna.samplers import TPESampler
 from sweep_samples import record_of, run_of, started, sweep_config
 
+from sweep.search.optuna_search import distribution
 from sweep.search.tune_search import SweepSearch
 
 RECORDED = Path(__file__).parent / "suggestions.json"
@@ -88,6 +93,64 @@ def test_the_suggestions_are_those_recorded(algorithm: str) -> None:
             # The last bits of logarithms differ between processors.
             near = pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
             assert suggestion[name] == near, (suggestion["name"], name)
+
+
+@pytest.mark.parametrize("startup", [3, 12])
+def test_losses_matter_once_the_random_trials_have_ended(startup: int) -> None:
+    config = sweep_config(space=SPACE, search={"startup_trials": startup}, num_samples=30)
+
+    def suggested(sign: int) -> list[float]:
+        search = SweepSearch(config, record_of(), {}, 1)
+        rates = []
+        for number in range(startup + 6):
+            params = search.suggest(str(number))["params"]
+            rates.append(params["optim.lr"])
+            search.on_trial_complete(str(number), {"val_loss": 9 + sign * loss_of(params)})
+        return rates
+
+    low, high = suggested(1), suggested(-1)
+    assert low[:startup] == high[:startup]
+    assert low[startup + 1 :] != high[startup + 1 :]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_trials_side_by_side_do_not_crowd_at_the_best_place(seed: int) -> None:
+    """What runs counts as bad until its loss is known (constant liar)."""
+    space = {"optim.beta1": {"uniform": [0.0, 0.9]}, "optim.warmup_fraction": {"uniform": [0, 1]}}
+    config = sweep_config(space=space, seed=seed, search={"startup_trials": 8})
+    search = SweepSearch(config, record_of(), {}, 12)
+
+    def place(number: int) -> complex:
+        params = search.suggest(str(number))["params"]
+        return complex(params["optim.beta1"] / 0.9, params["optim.warmup_fraction"])
+
+    for number in range(16):
+        loss = abs(place(number) - complex(0.5, 0.5)) ** 2
+        search.on_trial_complete(str(number), {"val_loss": loss})
+    running = [place(number) for number in range(16, 28)]
+    nearest = [min(abs(a - b) for b in running if b is not a) for a in running]
+    assert statistics.median(nearest) > 0.1
+
+
+def test_tpe_is_optunas_with_the_options_that_are_promised() -> None:
+    config = sweep_config(space=SPACE, seed=5, search={"startup_trials": 4})
+    search = SweepSearch(config, record_of(), {}, 1)
+    domains = {name: distribution(domain) for name, domain in config.space.items()}
+    study = optuna.create_study()
+    for number in range(16):
+        params = search.suggest(str(number))["params"]
+        seed = int(np.random.SeedSequence([5, number]).generate_state(1)[0])
+        study.sampler = TPESampler(
+            n_startup_trials=4,
+            n_ei_candidates=24,
+            multivariate=True,
+            constant_liar=True,
+            seed=seed,
+        )
+        trial = study.ask(domains)
+        assert trial.params == params
+        search.on_trial_complete(str(number), {"val_loss": loss_of(params)})
+        study.tell(trial, loss_of(params))
 
 
 def test_the_rule_and_the_interface_load_no_library(run_python: RunPython) -> None:
