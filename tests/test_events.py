@@ -167,35 +167,38 @@ def test_a_flipped_bit_in_sweep_json_is_found() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("strace"), reason="takes strace")
-def test_the_record_is_on_the_disk_before_it_is_told(tmp_path: Path, run_python: RunPython) -> None:
-    """The record's name when it is made, its lines when they are synced, and at its end."""
+def test_the_record_is_on_the_disk_before_it_is_told(tmp_path: Path, project: Path) -> None:
+    """A new sweep's names, the record's when it is made, its lines when they are synced."""
     script = tmp_path / "record.py"
     script.write_text(
         "import os, sys\n"
-        "from pathlib import Path\n"
-        "from sweep.record.events import EventLog, sync_events\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from sweep_samples import EventLog, new_sweep\n"
+        "from sweep.record.events import sync_events\n"
         "def say(word): os.write(1, word.encode())\n"
-        "folder = Path(sys.argv[1])\n"
-        "log = EventLog(folder)\n"
-        "say('made'); log.append('a')\n"
-        "sync_events(folder); say('told'); log.append('b')\n"
-        "log.close(); say('closed')\n",
+        "folder, _ = new_sweep('safe'); say('sweep')\n"
+        "log = EventLog(folder); say('made')\n"
+        "log.append('a'); sync_events(folder); say('told')\n"
+        "log.append('b'); log.close(); say('closed')\n",
         encoding="utf-8",
     )
-    folder = tmp_path / "sweep"
-    folder.mkdir()
     trace = tmp_path / "trace"
     calls = ["strace", "-y", "-o", str(trace), "-e", "trace=fsync,write", sys.executable]
-    done = subprocess.run([*calls, str(script), str(folder)], capture_output=True, text=True)
+    command = [*calls, str(script), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if "ptrace" in done.stderr.lower():
         pytest.skip("tracing is not allowed here")
-    assert done.stdout == "madetoldclosed", done.stderr
-    found = re.findall(
-        rf'fsync\(\d+<{folder}(/{EVENTS_FILE})?>|write\(1<.*"(\w+)"', trace.read_text()
-    )
-    record = f"/{EVENTS_FILE}"
-    words = [("", "made"), (record, ""), ("", "told"), (record, ""), ("", "closed")]
-    assert found == [("", ""), *words]
+    assert done.stdout == "sweepmadetoldclosed", done.stderr
+    calls = re.findall(r'(?:fsync\(\d+<(.*)>|write\(1<.*"(\w+)")', trace.read_text())
+    synced = [word or re.sub(r"\.\w{8}$", "", path) for path, word in calls]
+    folder = project / "results" / "safe"
+    places = [folder / ".sweep.json", folder, folder.parent, project]
+    assert synced == [
+        *(*map(str, places), "sweep"),
+        *(str(folder), "made"),
+        *(str(folder / EVENTS_FILE), "told"),
+        *(str(folder / EVENTS_FILE), "closed"),
+    ]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
