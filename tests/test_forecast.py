@@ -20,11 +20,12 @@ from sweep.plan.probe import Speed, expected_seconds, probe_ends, probe_speed, s
 from sweep.record.folder import SweepFile, create_sweep
 from sweep.record.identity import new_identity
 from trainable.common.errors import ConfigError
-from trainable.config.trial import ModelConfig
+from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.hardware import memory
-from trainable.hardware.memory import GIB, available_bytes
-from trainable.model.counts import parameter_count
+from trainable.hardware.memory import GIB, available_bytes, least_bytes
+from trainable.local import LocalConfig, train
+from trainable.model.counts import held_bytes, parameter_count
 from trainable.training.portion import Portion
 
 CPU = torch.device("cpu")
@@ -201,10 +202,44 @@ def test_what_cannot_fit_is_refused_before_it_is_built(
     for dry_run in (True, False):
         with pytest.raises(ConfigError) as caught:
             start_sweep(config, dry_run=dry_run)
-        for words in (*said, "GiB of memory to train", "GiB are available on cpu"):
+        for words in (*said, "GiB of memory to train", "GiB are available"):
             assert words in str(caught.value)
     assert time.thread_time() - began < 2
     assert not (project / "results").exists()
+
+
+def test_a_trial_by_hand_that_cannot_fit_is_refused(tiny_config: MakeConfig) -> None:
+    values = tiny_config({"model.d_model": 65_536}).model_dump()
+    with pytest.raises(ConfigError, match=r"model.d_model = 65536.* GiB are available"):
+        train(LocalConfig.model_validate(values))
+
+
+def test_a_copy_that_is_saved_takes_its_part() -> None:
+    """Weights, moments and gradients are 16 bytes a parameter; a copy of the first three 12."""
+    trial = TrialConfig().with_values({"train.batch_size": 1})
+    count = parameter_count(trial.model, 257)
+    assert least_bytes(trial, 257, copied=False) == 16 * count
+    assert least_bytes(trial, 257, copied=True) == 24 * count
+
+
+@pytest.mark.parametrize(
+    ("train", "values"),
+    [
+        ({}, 2 * 128 * 2 * 640),
+        ({"precision": "fp32"}, 4 * 128 * 2 * 640),
+        ({"grad_accumulation": 2}, 2 * 64 * 2 * 640),
+        ({"compile": "never"}, 2 * 128 * 2 * (640 + 512)),
+        ({"attention": "products"}, 2 * 128 * 2 * (640 + 32)),
+        ({"attention": "plain"}, 2 * 128 * 2 * (640 + 32)),
+        ({"attention": "sdpa"}, 2 * 128 * (2 * 640 + 257)),
+    ],
+    ids=str,
+)
+def test_what_a_backward_pass_needs_is_counted(train: dict[str, Any], values: int) -> None:
+    """128 tokens in 2 layers: of each 4 x 64 in the attention and 2 x 192 in the layer after it."""
+    model = {"d_model": 64, "d_ff": 192, "n_layers": 2, "head_dim": 32, "context_length": 32}
+    trial = TrialConfig.model_validate({"model": model, "train": {"batch_size": 4, **train}})
+    assert held_bytes(trial, 257) == values
 
 
 def test_the_trial_that_takes_most_is_looked_at_not_only_the_base(dataset: TokenDataset) -> None:
@@ -265,7 +300,7 @@ for _ in range(2):
     passes.backward(x, y, 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-print(least_bytes(trial, 257, torch.device("meta")), peak() - before)
+print(least_bytes(trial, 257, copied=False), peak() - before)
 """
 
 

@@ -50,6 +50,8 @@ def train(config: LocalConfig) -> int:
     from trainable.checkpoint.folder import read_manifest
     from trainable.data.batches import open_dataset
     from trainable.data.build import ensure_default
+    from trainable.hardware.device import resolve_device
+    from trainable.hardware.memory import available_bytes, least_bytes, require_memory
     from trainable.training.choice import as_chosen, resolve
     from trainable.training.trainer import Trainer
 
@@ -59,6 +61,9 @@ def train(config: LocalConfig) -> int:
     if config.resume:
         config = as_chosen(config, read_manifest(Path(config.resume).expanduser()).config.train)
     dataset = open_dataset(config.data, config.model.context_length, verify=config.verify_data)
+    available = available_bytes(resolve_device(config.train))
+    needed = least_bytes(config, dataset.vocab_size, copied=False)
+    require_memory(config, dataset.vocab_size, needed, available)
     config = resolve(config, dataset)
     trainer = Trainer(config, dataset, overfit_one_batch=config.overfit_one_batch)
     checkpoint = _writable_folder(config.checkpoint) if config.checkpoint else None

@@ -67,7 +67,8 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
     hungriest = on_own_device(config, hungriest_trial(config, vocab))
     device = resolve_device(hungriest.train)
     available = available_bytes(device, min(1.0, config.gpus_per_trial or 1.0))
-    require_memory(hungriest, vocab, device, available)
+    needed = least_bytes(hungriest, vocab, copied=device.type == "cpu")
+    require_memory(hungriest, vocab, needed, available)
     # Each running trial keeps up to three checkpoints, and a fourth while it is copied.
     kept = min(config.keep_checkpoints, config.num_samples) + 4 * concurrent
     length = config.trial.model.context_length
@@ -81,7 +82,7 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         standard_error=standard_error(dataset, config.trial),
         share=expected_share(config),
         disk_bytes=training_bytes(largest.model, vocab) * kept,
-        memory_bytes=least_bytes(hungriest, vocab, device),
+        memory_bytes=needed,
         available_bytes=available,
     )
 

@@ -38,27 +38,24 @@ def available_bytes(device: torch.device, share: float = 1.0) -> int:
     return min(found)
 
 
-def least_bytes(trial: TrialConfig, vocab_size: int, device: torch.device) -> int:
-    """Return the bytes of `device`'s memory that training takes at the least.
+def least_bytes(trial: TrialConfig, vocab_size: int, *, copied: bool) -> int:
+    """Return the bytes of memory that training takes at the least.
 
-    That is once all gradients are there, at the end of a forward pass, or, in main memory, while
-    the state is copied to be saved, whichever is most.
+    That is once all gradients are there, at the end of a forward pass, or, where the same memory
+    holds the copy that is saved, while the state is `copied`; whichever is most.
     """
     state = training_bytes(trial.model, vocab_size)
     gradients = 4 * parameter_count(trial.model, vocab_size)
-    saving = 2 * state if device.type == "cpu" else 0
+    saving = 2 * state if copied else 0
     return max(state + gradients, state + held_bytes(trial, vocab_size), saving)
 
 
-def require_memory(
-    trial: TrialConfig, vocab_size: int, device: torch.device, available: int
-) -> None:
-    """Refuse a trial that cannot fit into `available` bytes.
+def require_memory(trial: TrialConfig, vocab_size: int, needed: int, available: int) -> None:
+    """Refuse a trial that needs more bytes than are available.
 
     Raises:
         ConfigError: it names what takes the most, with its bytes.
     """
-    needed = least_bytes(trial, vocab_size, device)
     if needed <= available:
         return
     model, train = trial.model, trial.train
@@ -73,5 +70,5 @@ def require_memory(
         remedy = "take a narrower or shallower model"
     raise ConfigError(
         f"{what} take at least {needed / GIB:,.1f} GiB of memory to train, "
-        f"{available / GIB:,.1f} GiB are available on {device}; {remedy}"
+        f"{available / GIB:,.1f} GiB are available; {remedy}"
     )
