@@ -121,10 +121,10 @@ def test_batch_is_a_pure_function_of_seed_and_step() -> None:
     assert torch.equal(batch(1, 5), first)
     grid = {
         tuple(batch(seed, step)[:, 0].tolist())
-        for seed in (0, 1, 2, 2**63 - 1)
+        for seed in (0, 1, 2, 2**16, 2**32, 2**63 - 1)
         for step in (*range(50), 2**32, 10**12)
     }
-    assert len(grid) == 4 * 52
+    assert len(grid) == 6 * 52
 
 
 def test_no_two_steps_share_random_numbers() -> None:
