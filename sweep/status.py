@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sweep.analysis.words import counts_text, duration, outcome_text
 from sweep.common.errors import SweepError
+from sweep.engine.failures import unwritable_error
 from sweep.record.folder import find_sweep, read_sweep, results_folder, sweep_names
 from sweep.record.lock import is_running, locked
 from sweep.record.repair import repair_record
@@ -116,8 +117,7 @@ def _reasons(record: SweepRecord) -> Table | None:
 def _state(folder: Path, record: SweepRecord) -> str:
     if is_running(folder):
         return "running"
-    done = len(record.trials) >= record.num_samples and not record.unfinished
-    return "complete" if done and record.sessions else "interrupted"
+    return "complete" if record.sessions and record.complete else "interrupted"
 
 
 def _sync(folder: Path, console: Console) -> None:
@@ -130,9 +130,12 @@ def _sync(folder: Path, console: Console) -> None:
 
 def _repair(folder: Path, console: Console) -> None:
     num_samples = read_sweep(folder).config.num_samples
-    with locked(folder):
-        deliver_all_again(folder)  # first: an offset must not outlive what it counts
-        found = repair_record(folder, num_samples)
+    try:
+        with locked(folder):
+            deliver_all_again(folder)  # first: an offset must not outlive what it counts
+            found = repair_record(folder, num_samples)
+    except OSError as error:
+        raise unwritable_error(folder, error) from error
     for line in found:
         say(console, line)
     name = folder.name

@@ -1,11 +1,15 @@
 """A damaged record: mended or set aside by `status.py NAME --repair`, and the sweep goes on."""
 
 import json
+import os
 import re
+import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from conftest import RunPython
 from sweep_samples import (
     ended,
     evaluated,
@@ -22,6 +26,7 @@ from sweep_samples import (
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, read_events
+from sweep.record.folder import sweep_names
 from sweep.record.lines import from_line, mended, to_line
 from sweep.record.results import SweepRecord
 from sweep.search.tune_search import SweepSearch
@@ -58,11 +63,11 @@ def damaged_sweep(name: str, lines: Iterable[int], flip: bytes = b"@@@") -> tupl
     return folder, whole
 
 
-def test_every_flipped_bit_of_a_line_is_mended() -> None:
+def test_a_flipped_bit_in_any_byte_of_a_line_is_mended() -> None:
     line = to_line(evaluated("t000", 10, 3.5))
-    for place in range(8 * len(line)):
+    for place in range(len(line)):
         changed = bytearray(line)
-        changed[place // 8] ^= 1 << place % 8
+        changed[place] ^= 1 << place % 8
         if b"\n" not in changed[:-1]:  # the file's reader would see two lines
             assert mended(bytes(changed)) == [line]
     assert mended(line[:30] + b"XYZ" + line[33:]) == []
@@ -160,6 +165,51 @@ def test_a_second_repair_keeps_the_first_ones_lines() -> None:
     path.write_bytes(path.read_bytes().replace(b"t001", b"t00X"))
     status(["twice", "--repair"])
     assert len(list(folder.glob(f"{EVENTS_FILE}.damaged-*"))) == 2
+
+
+def test_a_repair_that_cannot_be_written_changes_nothing(
+    run_python: RunPython, tmp_path: Path
+) -> None:
+    folder, _ = damaged_sweep("full", [3])
+    before = (folder / EVENTS_FILE).read_bytes()
+    script = tmp_path / "repair.py"
+    script.write_text(
+        "import resource\n"  # a limit on a file's size stands for a full disk
+        "from sweep.status import cli\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))\n"
+        "cli()\n",
+        encoding="utf-8",
+    )
+    done = run_python(script, "full", "--repair")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: sweep full: its record cannot be written")
+    assert len(done.stderr.splitlines()) == 1
+    assert (folder / EVENTS_FILE).read_bytes() == before
+    assert not list(folder.glob(".events*"))
+
+
+def test_sweeps_are_listed_from_the_oldest_while_others_come_and_go(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for age, name in enumerate(("b", "c", "a")):
+        folder, _ = new_sweep(name)
+        os.utime(folder / "sweep.json", (1_000 + age, 1_000 + age))
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            shutil.rmtree(new_sweep("refused")[0])
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        for _ in range(30):
+            assert status([]) == 0
+    finally:
+        done.set()
+        other.join()
+    capsys.readouterr()
+    assert sweep_names() == ["b", "c", "a"]
 
 
 def test_the_list_shows_sound_sweeps_beside_damaged_ones(

@@ -1,5 +1,6 @@
 """A sweep's folder, results/NAME/: found, made, and its sweep.json."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -36,8 +37,11 @@ def results_folder() -> Path:
 
 def sweep_names() -> list[str]:
     """Return the names of all sweeps, oldest first."""
-    found = [p.parent for p in results_folder().glob(f"*/{SWEEP_FILE}")]
-    return [p.name for p in sorted(found, key=lambda p: (p / SWEEP_FILE).stat().st_mtime)]
+    found = []
+    for path in results_folder().glob(f"*/{SWEEP_FILE}"):
+        with contextlib.suppress(FileNotFoundError):  # a refused sweep is removed
+            found.append((path.stat().st_mtime, path.parent.name))
+    return [name for _, name in sorted(found)]
 
 
 def next_name() -> str:
