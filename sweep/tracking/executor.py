@@ -19,9 +19,6 @@ from sweep.tracking.calls import (
 )
 from sweep.tracking.parent import common_tags, complete_parent, create_parent
 
-LARGEST_BATCH = 1_000
-"""Metrics in one log_batch call: the server's limit."""
-
 
 class Executor:
     """Makes a sweep's calls on a store, each until the store has it.
@@ -127,7 +124,6 @@ class Executor:
 
         stamps = self._stamps.get(run, {})
         new = [p for p in points if stamps.get(p.step, p.stamp) == p.stamp]
-        for start in range(0, len(new), LARGEST_BATCH):
-            batch = new[start : start + LARGEST_BATCH]
-            metrics = [Metric(p.key, p.value, p.stamp, p.step) for p in batch]
-            self._client.log_batch(self.runs[run], metrics=metrics)
+        metrics = [Metric(p.key, p.value, p.stamp, p.step) for p in new]
+        # More than a server takes at once is split by MLflow's client.
+        self._client.log_batch(self.runs[run], metrics=metrics)
