@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ray
 import ray.tune.tune
-from ray._private import worker
+from ray._private import services, worker
 from ray._private.node import Node
 from ray.tune.execution.tune_controller import TuneController
 
@@ -19,6 +19,7 @@ from sweep.common.errors import SweepError
 
 PATCHES = {
     "no_helpers": (ray_patches.no_helpers, Node, "start_monitor"),
+    "own_sessions": (lambda: ray_patches.own_sessions(print), services, "ConsolePopen"),
     "no_messages": (ray_patches.no_messages, worker, "print_to_stdstream"),
     "forgiving_controller": (
         lambda: ray_patches.forgiving_controller(Witness()),

@@ -44,17 +44,14 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start, monkeypatch):
     sweep.kill()
     sweep.communicate()
     before = SweepRecord.read(folder)
-    left = Path(temporary) / f"lm-sweep-{sweep.pid}-"
-    assert glob.glob(f"{left}*")
     done = run(tmp_path, "sweep/run.py", "--resume", "killed")
     assert done.returncode == 0, done.stderr
-    assert not glob.glob(f"{left}*")
     record = assert_whole(tmp_path, "killed", steps=2000, trials=3)
     for name, trial in before.trials.items():
         kept = record.trials[name]
         assert kept.params == trial.params
         assert kept.evaluations[: len(trial.evaluations)] == trial.evaluations
-    wait_for(lambda: gone(below))  # two idle agents of Ray's take a minute
+    wait_for(lambda: gone(below))
     assert not list(Path(temporary).iterdir())
     shutil.rmtree(temporary)
 
@@ -251,4 +248,5 @@ def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start, victim):
     assert {trial.outcome for trial in record.trials.values()} == {"interrupted"}
     assert SweepRecord.read(folder).unfinished
     wait_for(lambda: gone(below), seconds=30)
-    assert not glob.glob(f"{Path(tempfile.gettempdir())}/lm-sweep-{sweep.pid}-*")
+    scratch = f"{tempfile.gettempdir()}/lm-sweep-{sweep.pid}-*"
+    wait_for(lambda: not glob.glob(scratch), seconds=10)

@@ -3,8 +3,7 @@
 import contextlib
 import logging
 import os
-import shutil
-import signal
+import secrets
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from sweep.cluster import ray_patches
 from sweep.cluster.placement import Machine
-from sweep.cluster.scratch import new_scratch, remove_stale_scratch, scratch_place
+from sweep.cluster.scratch import remove_stale_scratch, scratch_folder, scratch_place
+from sweep.cluster.survivors import survivors_ended
 from sweep.common.errors import SweepError
 from trainable.common.errors import first_line
 from trainable.common.paths import PACKAGE_PARENT, cache_folder
@@ -45,9 +45,9 @@ def ray_starting(
     """Begin to start Ray for a sweep of `concurrent` trials at a time; stop it at the end.
 
     Starting takes seconds, most of them spent waiting: the caller does other things meanwhile and
-    calls what this gives it to wait for the rest. The umask must be 077: Ray keeps a token for its
-    processes in the home folder. If Ray dies later, this process ends with the status that
-    `last_words` returns.
+    calls what this gives it to wait for the rest. The umask must be 077: Ray's token lies in its
+    temporary folder. If Ray dies later, this process ends with the status that `last_words`
+    returns.
 
     Raises:
         SweepError: Ray cannot be started here; from the waiting.
@@ -57,50 +57,80 @@ def ray_starting(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
     paths = [str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # Compiled kernels are kept for other sweeps, not in the temporary folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     remove_stale_scratch()
-    scratch = new_scratch()
-    # A killed worker leaves its temporary files there, too; compiled kernels are kept for others.
-    temporary = os.environ.get("TMPDIR")
-    os.environ["TMPDIR"] = scratch
-    try:
+    with (
+        scratch_folder() as scratch,
+        survivors_ended(scratch) as ends_with_us,
+        # A killed worker leaves its temporary files there, too.
+        _environment(TMPDIR=scratch, RAY_AUTH_TOKEN_PATH=_new_token(scratch)),
         # Ray's processes end with the thread that started them: it must live to the end.
-        with ThreadPoolExecutor(1, "ray") as thread, contextlib.ExitStack() as watch:
-            to_the_end = contextlib.ExitStack()
-            started = thread.submit(_start, machine, scratch, to_the_end)
+        ThreadPoolExecutor(1, "ray") as thread,
+        contextlib.ExitStack() as watch,
+    ):
+        to_the_end = contextlib.ExitStack()
+        started = thread.submit(_start, machine, scratch, ends_with_us, to_the_end)
 
-            def wait() -> None:
-                started.result()
-                from sweep.cluster.watch import RayWatch
+        def wait() -> None:
+            started.result()
+            from sweep.cluster.watch import RayWatch
 
-                watch.enter_context(RayWatch(last_words, Path(scratch)))
+            watch.enter_context(RayWatch(last_words))
 
-            try:
-                yield wait
-            finally:
-                watch.close()
-                thread.submit(to_the_end.close).result()
+        try:
+            yield wait
+        finally:
+            watch.close()
+            thread.submit(to_the_end.close).result()
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set variables of this process, and of those that it starts, for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
-        if temporary is None:
-            del os.environ["TMPDIR"]
-        else:
-            os.environ["TMPDIR"] = temporary
-        shutil.rmtree(scratch, ignore_errors=True)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
-def _start(machine: Machine, scratch: str, to_the_end: contextlib.ExitStack) -> None:
+def _new_token(scratch: str) -> str:
+    """Write a token for the processes of this Ray alone; return its path.
+
+    Ray would keep one for all that this user runs in the home folder, which may be read-only.
+    """
+    path = Path(scratch) / "token"
+    path.write_text(secrets.token_hex(32), encoding="ascii")
+    return str(path)
+
+
+def _start(
+    machine: Machine,
+    scratch: str,
+    ends_with_us: Callable[[int], None],
+    to_the_end: contextlib.ExitStack,
+) -> None:
     import ray
+    from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 
-    # A terminal that closes tells all who run in it. Ray's processes inherit from this thread what
-    # they do not hear: they end when the sweep has ended, not before.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    AuthenticationTokenLoader.instance().reset_cache()  # of a session before, in this process
     to_the_end.enter_context(ray_patches.no_messages())
     # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     to_the_end.callback(ray.shutdown)
-    with ray_patches.no_helpers(), ray_patches.own_signals():
+    with (
+        ray_patches.no_helpers(),
+        ray_patches.own_sessions(ends_with_us),
+        ray_patches.own_signals(),
+    ):
         try:
             ray.init(
                 address="local",

@@ -7,7 +7,7 @@ version of Ray than it was written for: an update would otherwise take it off in
 import contextlib
 import ctypes
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sweep.common.errors import SweepError
@@ -65,6 +65,27 @@ def no_helpers() -> Iterator[None]:
     with contextlib.ExitStack() as all_three:
         for method in ("start_monitor", "start_log_monitor", "start_api_server"):
             all_three.enter_context(replaced(Node, method, no_helper))
+        yield
+
+
+@contextlib.contextmanager
+def own_sessions(started: Callable[[int], None]) -> Iterator[None]:
+    """Start each of Ray's own processes in a new session; tell `started` its number.
+
+    What such a process starts is in that session, too. A signal to the driver's process group, by
+    a closed terminal, `timeout` or a batch system, is not for them: the trials are saved first.
+    """
+    from ray._private import services
+
+    _require(services, "ConsolePopen")
+    popen = services.ConsolePopen
+
+    def start(*command: Any, **settings: Any) -> Any:
+        process = popen(*command, start_new_session=True, **settings)
+        started(process.pid)
+        return process
+
+    with replaced(services, "ConsolePopen", start):
         yield
 
 

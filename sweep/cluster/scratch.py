@@ -1,9 +1,12 @@
 """Temporary folders of Ray: where they fit, and those that a killed driver left."""
 
+import contextlib
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from sweep.common.errors import SweepError
@@ -26,41 +29,71 @@ _LONGEST_NAME = (
 
 
 def scratch_place() -> Path:
-    """Return where temporary folders go: TMPDIR, or /tmp if the names of sockets would not fit."""
-    place = Path(tempfile.gettempdir())
+    """Return where temporary folders go: TMPDIR, or /tmp if the names of sockets would not fit.
+
+    Raises:
+        SweepError: there is no such place.
+    """
+    try:
+        place = Path(tempfile.gettempdir())
+    except OSError as error:
+        raise SweepError(f"TMPDIR: {error.strerror}; set it to a folder you can write") from error
     fits = len(os.fsencode(place / _LONGEST_NAME)) <= _SOCKET_BYTES
     return place if fits else SHORT_PLACE
 
 
-def new_scratch() -> str:
-    """Make a temporary folder for this process's Ray.
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[str]:
+    """Give a temporary folder for this process's Ray, locked as long as the process lives.
 
     Raises:
-        SweepError: there is no room.
+        SweepError: there is no room, or it cannot be made.
     """
     place = scratch_place()
-    free = shutil.disk_usage(place).free
-    if free < SCRATCH_BYTES:  # Ray would wait half a minute for itself
+    try:
+        free = shutil.disk_usage(place).free
+        if free < SCRATCH_BYTES:  # Ray would wait half a minute for itself
+            raise SweepError(
+                f"TMPDIR: {free / 2**20:,.1f} MiB free in {place}, Ray's own files need "
+                f"{SCRATCH_BYTES / 2**20:,.0f} MiB; make room, or set TMPDIR to another disk"
+            )
+        folder, lock = _make_locked(place)
+    except OSError as error:
         raise SweepError(
-            f"TMPDIR: {free / 2**20:,.1f} MiB free in {place}, Ray's own files need "
-            f"{SCRATCH_BYTES / 2**20:,.0f} MiB; make room, or set TMPDIR to another disk"
-        )
-    return tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=place)
+            f"TMPDIR: {place}: {error.strerror}; set TMPDIR to a folder that you can write"
+        ) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_locked(place: Path) -> tuple[str, int]:
+    """Make a folder and lock it; return the lock, too, which ends with the process."""
+    while True:
+        folder = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=place)
+        lock = os.open(folder, os.O_RDONLY)
+        # A file system without locks refuses those who would remove the folder as well.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(folder):
+            return folder, lock
+        os.close(lock)  # taken for a stale one, and removed, before it was locked
 
 
 def remove_stale_scratch() -> None:
-    """Remove the temporary folders of our own sweeps whose driver was killed."""
+    """Remove the temporary folders of our own sweeps whose driver was killed.
+
+    A driver that lives holds its folder's lock. Its process number would not do: in another
+    container that shares the place, the same numbers are other processes.
+    """
     for folder in scratch_place().glob(f"{_SCRATCH}*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdigit() and folder.lstat().st_uid == os.geteuid() and not _lives(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        with contextlib.suppress(OSError):  # somebody else's, or gone, or its driver lives
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)

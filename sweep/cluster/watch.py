@@ -1,12 +1,8 @@
 """Notices that Ray itself died: Tune would wait for it for ever, or die with it, deep in C++."""
 
-import contextlib
 import os
-import shutil
-import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import ray._private.worker as ray_worker
 
@@ -25,12 +21,10 @@ class RayWatch:
 
     Args:
         last_words: records and tells what there is to tell, without Ray; returns the exit status.
-        scratch: Ray's temporary folder, removed.
     """
 
-    def __init__(self, last_words: Callable[[], int], scratch: Path) -> None:
+    def __init__(self, last_words: Callable[[], int]) -> None:
         self._last_words = last_words
-        self._scratch = scratch
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="ray-watch", daemon=True)
 
@@ -51,18 +45,4 @@ class RayWatch:
                 try:
                     status = self._last_words()
                 finally:
-                    kill_below(os.getpid())
-                    shutil.rmtree(self._scratch, ignore_errors=True)
                     os._exit(status)
-
-
-def kill_below(pid: int) -> None:
-    """Kill all processes below `pid`: Ray's own would wait a minute for their server."""
-    children: list[str] = []
-    for thread in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # it has ended
-            children += thread.read_text(encoding="ascii").split()
-    for child in map(int, children):
-        kill_below(child)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)

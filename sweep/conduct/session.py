@@ -95,7 +95,7 @@ class Session:
                     self._run(plan, ray_ready)
             except (Interrupted, SweepError):
                 if self._interruption.signal is None:
-                    raise  # else that is why: a signal to the whole group ends a Ray that starts
+                    raise  # else that is why: a signal to all processes ends a Ray that starts
         if not self._delivered:
             say(
                 self._console,
@@ -174,7 +174,7 @@ class Session:
     def _without_ray(self) -> int:
         """Record and tell the end of a session whose main thread may hang in a call of Ray.
 
-        A signal to the whole process group (timeout, systemd, a batch system) ends Ray, too.
+        A signal to all of the sweep's processes (systemd, a batch system) ends Ray, too.
         """
         self._log.seal()
         with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
