@@ -112,3 +112,35 @@ def test_a_ray_that_cannot_start_is_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
     assert "TMPDIR" in done.stderr
     assert not list((tmp_path / "results").iterdir())
+
+
+LIMITED = {
+    "ulimit -v": ("bash", "-c", 'ulimit -v 3145728 && exec "$@"', "bash"),
+    # Root has as many as it likes; another user has to read what is root's.
+    "ulimit -u": (
+        *("setpriv", "--reuid", "65534", "--inh-caps=+dac_override"),
+        *("--ambient-caps=+dac_override", "bash", "-c", 'ulimit -u 40 && exec "$@"', "bash"),
+    ),
+    "PYTHONOPTIMIZE": ("env", "PYTHONOPTIMIZE=2"),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+def test_a_limit_under_which_ray_would_end_in_a_dump_is_one_line(limit, tmp_path):
+    if subprocess.run([*LIMITED[limit], "true"], capture_output=True).returncode:
+        pytest.skip("another user's limits take root")
+    config = make_project(tmp_path)
+    flags = ("--config", str(config), *FIXED, *UNTRACKED)
+    done = run(tmp_path, "sweep/run.py", *flags, before=LIMITED[limit])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {limit}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_home_folder_that_is_missing_or_not_ours_to_write_is_no_matter(tmp_path):
+    config = make_project(tmp_path)
+    flags = ("--config", str(config), "--name", "homeless", "--num-samples", "1", *FIXED)
+    done = run(tmp_path, "sweep/run.py", *flags, HOME="/proc/none", XDG_CACHE_HOME="")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert SweepRecord.read(tmp_path / "results" / "homeless").counts() == {"finished": 1}

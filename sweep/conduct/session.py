@@ -10,6 +10,7 @@ from rich.console import Console
 
 from sweep.cluster.local_ray import ray_starting
 from sweep.cluster.placement import Machine, needed
+from sweep.cluster.surroundings import require_surroundings
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
@@ -45,6 +46,7 @@ def run_session(
     Returns:
         The exit status: 0, 1 if no trial has a usable loss, or 128 + the signal that ended it.
     """
+    require_surroundings(concurrent)
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
         session = Session(folder, sweep, dataset, concurrent, console)
