@@ -87,6 +87,13 @@ def test_with_nohup_a_closed_terminal_is_no_signal(waiting):
     assert process.stdout.readline() == f"{signal.SIGTERM:d}\n"
 
 
+def test_a_mistake_that_nobody_can_be_told_of_has_its_status_all_the_same():
+    command = [sys.executable, SWEEP_RUN, "--config", "none.yaml"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.stdout.close()
+        assert process.wait(60) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.fault
 def test_a_reader_that_goes_away_is_no_matter(tmp_path, start):

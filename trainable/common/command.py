@@ -1,5 +1,6 @@
 """How a command of the project ends: its exit status, and one line for a user's mistake."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,12 +13,17 @@ def run_command(command: Callable[[list[str]], int]) -> NoReturn:
     try:
         status = command(sys.argv[1:])
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         status = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         status = 130
     except BrokenPipeError:  # the reader went away, as `| head` does: nothing is wrong
         sys.stderr.close()
         status = 141
     sys.exit(status)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody there to be told: the status tells it, too
+        print(text, file=sys.stderr, flush=True)
