@@ -61,7 +61,7 @@ def test_a_signal_before_the_first_trial_ends_the_sweep_gracefully(tmp_path, sta
     folder = tmp_path / "results" / "early"
     flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
     sweep = start(tmp_path, *flags, *ALONE)
-    scratch = f"{tempfile.gettempdir()}/lm-sweep-{sweep.pid}-*"
+    scratch = f"{tempfile.gettempdir()}/lm-ray-{sweep.pid}-*"
     there = {
         "Ray starts": lambda: glob.glob(scratch),
         "the session begins": lambda: events(folder),
@@ -248,5 +248,5 @@ def test_a_killed_ray_ends_the_sweep_with_one_line(tmp_path, start, victim):
     assert {trial.outcome for trial in record.trials.values()} == {"interrupted"}
     assert SweepRecord.read(folder).unfinished
     wait_for(lambda: gone(below), seconds=30)
-    scratch = f"{tempfile.gettempdir()}/lm-sweep-{sweep.pid}-*"
+    scratch = f"{tempfile.gettempdir()}/lm-ray-{sweep.pid}-*"
     wait_for(lambda: not glob.glob(scratch), seconds=10)

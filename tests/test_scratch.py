@@ -59,7 +59,7 @@ def test_only_a_folder_whose_driver_is_dead_is_stale(before, place):
     if subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("a namespace of one's own takes root")
     remove = [*before, sys.executable, "-c", REMOVES]
-    foreign = place / "lm-sweep-not-ours"
+    foreign = place / "lm-ray-not-ours"
     foreign.symlink_to(place)
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

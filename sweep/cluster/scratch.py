@@ -17,13 +17,13 @@ SCRATCH_BYTES = 16 * 2**20
 SHORT_PLACE = Path("/tmp")  # noqa: S108 - the folder made in it has a new name and is private
 """For temporary folders where TMPDIR's name is too long for Ray's sockets."""
 
-_SCRATCH = "lm-sweep-"
+_SCRATCH = "lm-ray-"
 
 _SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 """Longest path of a socket, in bytes."""
 
 _LONGEST_NAME = (
-    "lm-sweep-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+    "lm-ray-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
 """What Ray's sockets are called below our folder, at their longest."""
 
