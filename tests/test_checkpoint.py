@@ -98,6 +98,12 @@ def quasi_newton(seed: int = 0) -> Pair:
     return model, torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
 
 
+def strange_parameters(seed: int = 0) -> Pair:
+    """One without elements, one of complex numbers."""
+    model = nn.ParameterList([torch.zeros(3, 0), torch.full((2,), 1j + seed)])
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+
+
 def tied(seed: int = 0) -> Pair:
     return transformer(seed, tie_embeddings=True)
 
@@ -111,6 +117,7 @@ PAIRS: list[Callable[..., Pair]] = [
     embedded,
     two_groups,
     quasi_newton,
+    strange_parameters,
 ]
 
 
@@ -190,6 +197,14 @@ def test_a_fresh_optimizer_comes_back_fresh(make: Callable[..., Pair]) -> None:
     buffer.seek(0)
     assert load_checkpoint(buffer, *loaded) == 0
     assert_same(snapshot(saved), snapshot(loaded))
+
+
+def test_an_iteration_of_numpy_comes_back_as_a_number() -> None:
+    buffer = io.BytesIO()
+    save_checkpoint(*linear(), np.int64(7), buffer)  # type: ignore[arg-type]
+    buffer.seek(0)
+    iteration = load_checkpoint(buffer, *linear())
+    assert (iteration, type(iteration)) == (7, int)
 
 
 def test_paths_and_file_objects(tmp_path: Path) -> None:
@@ -298,6 +313,15 @@ def test_other_architecture_is_refused(other: dict[str, Any]) -> None:
     assert_refused(lambda: load_checkpoint(io.BytesIO(buffer.getvalue()), *target), target)
 
 
+def test_a_tensor_that_the_model_lacks_is_refused() -> None:
+    saved, target = linear(seed=1), linear()
+    saved[0].register_buffer("more", torch.zeros(2))
+    buffer = io.BytesIO()
+    save_checkpoint(*saved, 1, buffer)
+    source = io.BytesIO(buffer.getvalue())
+    assert_refused(lambda: load_checkpoint(source, *target), target, "first more: saved")
+
+
 def test_other_vocabulary_is_refused() -> None:
     buffer = io.BytesIO()
     model = Transformer(TINY, 12)
@@ -402,13 +426,15 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     for junk in (b"not a checkpoint at all", bytes(1000), b"PK\x03\x04" + bytes(100)):
         file.write_bytes(junk)
         assert_refused(lambda: load_checkpoint(file, *target), target, "damaged.pt")
+    state = torch.load(tmp_path / "whole.pt", weights_only=True)
     for strange in (
         [1, 2],
         {"model": {}},
         {"model": {}, "optimizer": [], "iteration": 1},
-        {**torch.load(tmp_path / "whole.pt", weights_only=True), "iteration": "7"},
-        {**torch.load(tmp_path / "whole.pt", weights_only=True), "model": {}},
-        {**torch.load(tmp_path / "whole.pt", weights_only=True), "optimizer": {}},
+        {**state, "iteration": "7"},
+        {**state, "model": {}},
+        {**state, "optimizer": {}},
+        {**state, "optimizer": {**state["optimizer"], "state": {0: 5}}},
     ):
         torch.save(strange, file)
         assert_refused(lambda: load_checkpoint(file, *target), target)
@@ -542,7 +568,7 @@ def test_pieces_of_any_size_are_written_in_order_with_their_digest(tmp_path: Pat
     """Below and above half a chunk, up to it and past it, also in many small pieces."""
     rng = np.random.default_rng(0)
     half = CHUNK_BYTES // 2
-    edges = [half - 1, half, half + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 1, 0, half, half, 5]
+    edges = [half - 1, half, half + 1, CHUNK_BYTES, CHUNK_BYTES + 1, 1, 0, half, half, 5, half + 1]
     small = rng.integers(0, CHUNK_BYTES // 3, size=15).tolist()
     whole = b""
     with (tmp_path / "file").open("wb") as file, DigestingWriter(file) as writer:
