@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,7 +104,7 @@ def test_a_burst_of_events_is_delivered_together(store: Path) -> None:
     for told in whole_story():
         write_events(folder, told)
         tracker.notice(told)
-    assert tracker.close(30)
+    assert tracker.close()
     assert len(runs.attempts) <= 4
 
 
@@ -137,6 +138,28 @@ def test_a_store_that_stays_away_does_not_hold_the_end_up(store: Path) -> None:
     assert not tracker.close()
     assert time.monotonic() - began < 5
     assert len(runs.attempts) - asked == 1, "the end is one more attempt"
+
+
+@pytest.mark.fault
+def test_a_last_attempt_that_hangs_is_given_up(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LAST_TRY_SECONDS", 0.3)
+    answer = threading.Event()
+
+    class Hanging(Watched):
+        def connect(self) -> None:
+            if self.attempts:
+                answer.wait(30)
+            super().connect()
+
+    tracker = Tracker(Hanging(*new_sweep("hangs"), away=True))
+    tracker.start()
+    assert not tracker.wait_connected(30)
+    began = time.monotonic()
+    assert not tracker.close()
+    assert time.monotonic() - began < 5
+    answer.set()
 
 
 @pytest.mark.fault

@@ -90,7 +90,7 @@ class Tracker:
         self._closing.set()
         self._wake.set()
         self._thread.join(timeout)
-        return not self._thread.is_alive() and self.trouble is None and self._refusal is None
+        return not self._thread.is_alive() and self.trouble is None
 
     def _work(self) -> None:
         if not self._patiently(self._connect):
