@@ -108,6 +108,34 @@ def test_lower_precisions_come_as_near_as_they_can(
     assert {g.dtype for g in grads.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("kind", ["sdpa", "plain", "products"])
+def test_losses_are_summed_in_fp32_whatever_the_products_are_in(kind: str) -> None:
+    config = TrainConfig.model_validate({"attention": kind, "precision": "bf16"})
+    model = model_of({})
+    passes = build_passes(model, config, torch.device("cpu"))
+    x, y = batch_of(2, 32)
+    assert passes.loss(x, y).dtype == passes.backward(x, y, 1.0).dtype == torch.float32
+    assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_many_chunks_add_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "HEAD_CHUNK", VOCAB)  # a row at a time
+    model = model_of({})
+    x, y = batch_of(8, 32)
+    _, expected = autograd(model, x, y, 1.0)
+    _, _, grads = by_hand(model, x, y, 1.0, torch.bfloat16)
+    assert distance({"": grads["head.weight"]}, {"": expected["head.weight"]}) < 0.01
+
+
+@pytest.mark.parametrize(("vocab", "rows"), [(2**18, 4), (2**30, 1), (3 * 2**17, 2)])
+def test_logits_are_made_a_chunk_at_a_time(vocab: int, rows: int) -> None:
+    """At most 2^20 of them, so that no long list of tokens fills the memory."""
+    chunks = list(fused._head_chunks(torch.zeros(10, 8), torch.zeros(10), vocab))
+    sizes = [len(x) for x, _ in chunks]
+    assert sizes[0] == rows
+    assert sum(sizes) == 10
+
+
 def test_large_scores_and_logits_do_not_overflow() -> None:
     model = model_of({})
     with torch.no_grad():

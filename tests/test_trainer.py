@@ -168,9 +168,11 @@ def test_windows_longer_than_an_evaluation_batch_are_taken_one_at_a_time(
     assert trainer.evaluate() == pytest.approx(whole, rel=1e-6)
 
 
-def test_the_seed_decides_the_order_of_batches(tiny_config: MakeConfig) -> None:
+def test_the_seed_decides_the_weights_and_the_order_of_batches(tiny_config: MakeConfig) -> None:
     first, other = (Trainer(tiny_config({"train.seed": seed})) for seed in (0, 1))
+    assert first.evaluate() != other.evaluate()
     other.model.load_state_dict(first.model.state_dict())
+    assert first.evaluate() == other.evaluate()
     assert first.train_step(1)[0] != other.train_step(1)[0]
 
 
