@@ -17,6 +17,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan import probe
 from sweep.plan.plan import make_plan
 from sweep.plan.probe import Speed, expected_seconds, probe_ends, probe_speed, settled
+from sweep.plan.sizes import hungriest_trial, on_own_device
 from sweep.record.folder import SweepFile, create_sweep
 from sweep.record.identity import new_identity
 from trainable.common.errors import ConfigError
@@ -246,6 +247,31 @@ def test_the_trial_that_takes_most_is_looked_at_not_only_the_base(dataset: Token
     space = {"train.batch_size": {"choice": [4, 10**6]}, "model.n_layers": {"int": [1, 2]}}
     with pytest.raises(ConfigError, match=r"train.batch_size = 1000000"):
         make_plan(planned(dataset, {"d_ff": 8_192}, space=space), dataset, 1)
+
+
+def test_the_part_of_a_batch_that_is_held_at_once_may_be_searched(dataset: TokenDataset) -> None:
+    train = {"batch_size": 64, "grad_accumulation": 16}
+    fixed = planned(dataset, {"d_ff": 4_096}, train)
+    searched = planned(
+        dataset,
+        {"d_ff": 4_096},
+        train,
+        space={"train.grad_accumulation": {"choice": [16, 1]}},
+    )
+    parts, whole = (make_plan(config, dataset, 1).memory_bytes for config in (fixed, searched))
+    assert hungriest_trial(searched, 257).train.grad_accumulation == 1
+    assert whole > parts
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "expected"),
+    [(0, "auto", "cpu"), (1, "auto", "auto"), (0.5, "auto", "auto"), (1, "cuda", "cuda")],
+)
+def test_a_plan_is_made_for_the_device_that_a_trial_sees(
+    dataset: TokenDataset, gpus: float, device: str, expected: str
+) -> None:
+    config = planned(dataset, train={"device": device}, gpus_per_trial=gpus)
+    assert on_own_device(config, config.trial).train.device == expected
 
 
 def test_a_resume_refuses_what_does_not_fit_here(

@@ -101,6 +101,7 @@ def test_the_ends_are_found_in_a_space_of_any_size(dataset: TokenDataset) -> Non
     assert (small.n_layers, small.d_ff, small.d_model, small.tie_embeddings) == (1, 64, 16, True)
     assert (large.n_layers, large.d_ff, large.d_model) == (100, 10_063, 64)
     assert not large.tie_embeddings
+    assert (small.head_dim, large.head_dim) == (16, 8), "more heads hold more"
     assert (plan.smallest.tokens, plan.largest.tokens) == (80 * 2 * 16, 80 * 8 * 16)
     assert plan.disk_bytes == 12 * plan.largest.parameters * (5 + 4 * 2)
     # The mean of a product of independent draws.
