@@ -118,6 +118,21 @@ def test_losses_are_summed_in_fp32_whatever_the_products_are_in(kind: str) -> No
     assert {parameter.grad.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("products_in", "scores_in"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+def test_softmaxes_are_computed_in_fp32_or_more(
+    products_in: torch.dtype, scores_in: torch.dtype
+) -> None:
+    at = positions(model_of({}).rope, 32, products_in)
+    assert (at.dtype, at.mask.dtype) == (products_in, scores_in)
+
+
 def test_many_chunks_add_up_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "HEAD_CHUNK", VOCAB)  # a row at a time
     model = model_of({})
