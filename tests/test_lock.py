@@ -67,6 +67,7 @@ def test_looking_leaves_nothing_behind() -> None:
     folder, _ = new_sweep("looked")
     assert not is_running(folder)
     assert [path.name for path in folder.iterdir()] == ["sweep.json"]
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.fixture

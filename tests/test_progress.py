@@ -4,7 +4,7 @@ import io
 import time
 
 from rich.console import Console
-from sweep_samples import flat, run_of, session, sweep_config
+from sweep_samples import evaluated, flat, run_of, session, sweep_config
 
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
@@ -79,3 +79,20 @@ def test_a_sweep_of_thousands_is_followed_at_the_cost_of_a_small_one():
     """Ten times the trials take some ten times as long, not a hundred times."""
     seconds_to_follow(100)
     assert seconds_to_follow(3_000) < 30 * seconds_to_follow(300)
+
+
+def test_the_time_left_is_told_by_the_pace_of_this_session(monkeypatch):
+    """In 60 s 40 of 280 steps to go, which leaves 6 min, and 1 of 4 trials, which leaves 3 min."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    config, record = sweep_config(num_samples=4, asha={"enabled": False}), SweepRecord()
+    before, *after = run_of("t000", {80: 3.0}, "finished")
+    for event in (session(num_samples=4), before, evaluated("t000", 40, 4.0)):
+        record.apply(event)
+    console = Console(file=io.StringIO(), width=110)
+    progress = Progress(config, record, 9_999.0, console)
+    clock[0] = 60.0
+    for event in after:
+        record.apply(event)
+        progress.notice(event)
+    assert "about 4 min 30 s left" in console.file.getvalue()

@@ -53,6 +53,7 @@ def test_a_record_is_what_its_events_say() -> None:
     record = SweepRecord.read(folder)
     assert (record.num_samples, record.sessions, record.seconds) == (2, 1, 10.0)
     assert record.session_started is None
+    assert (record.ended, record.steps) == (1, 20)
     (trial,) = record.trials.values()
     assert trial.params == {"optim.lr": 3e-3, "model.d_model": 64}
     assert (trial.name, trial.number, trial.started, trial.ended) == ("t000", 0, 101.0, 109.0)

@@ -196,6 +196,8 @@ def test_a_sweep_is_found_by_its_path(
     assert find_sweep(given.format(results=folder.parent)) == folder
     with pytest.raises(SweepError, match="letters, digits"):
         find_sweep("elsewhere/mine")
+    with pytest.raises(SweepError, match=r"there are: mine$"):
+        find_sweep("yours")
 
 
 @pytest.mark.parametrize("number", [0, -1])
