@@ -188,6 +188,7 @@ def test_a_project_that_moved_goes_on_in_its_store(
     before = stored()
     home = tmp_path / "elsewhere"
     project.rename(home)
+    project.mkdir()  # else the next test would get this path, for which MLflow has a store open
     monkeypatch.setenv("LM_SWEEP_HOME", str(home))
     write_events(home / "results" / "moved", last)
     deliver(home / "results" / "moved", sweep)
