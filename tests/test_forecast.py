@@ -82,6 +82,13 @@ def test_a_small_trial_is_measured_as_it_is(dataset: TokenDataset) -> None:
     assert 0 < speed.evaluation < 10
 
 
+def test_each_end_is_measured(dataset: TokenDataset) -> None:
+    config = planned(dataset, space={"model.n_layers": {"choice": [40, 1]}})
+    ends = probe_ends(config, 257, 8)
+    assert ends is not None
+    assert ends[1].step > 3 * ends[0].step
+
+
 def test_ten_times_the_windows_take_ten_times_as_long(dataset: TokenDataset) -> None:
     trial = planned(dataset).trial
     few, many = (min(probe_speed(trial, 257, n).evaluation for _ in "123") for n in (2e3, 2e4))

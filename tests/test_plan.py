@@ -103,6 +103,7 @@ def test_the_ends_are_found_in_a_space_of_any_size(dataset: TokenDataset) -> Non
     assert not large.tie_embeddings
     assert (small.head_dim, large.head_dim) == (16, 8), "more heads hold more"
     assert (plan.smallest.tokens, plan.largest.tokens) == (80 * 2 * 16, 80 * 8 * 16)
+    assert plan.memory_bytes >= 24 * plan.largest.parameters, "the state, and its copy when saved"
     assert plan.disk_bytes == 12 * plan.largest.parameters * (5 + 4 * 2)
     # The mean of a product of independent draws.
     width, squares, inner = (16 + 32 + 64) / 3, (16**2 + 32**2 + 64**2) / 3, (64 + 10_063) / 2

@@ -316,6 +316,13 @@ def test_the_study_knows_each_trial_by_its_outcome() -> None:
     ]
 
 
+def test_a_trial_that_failed_after_evaluations_counts_with_no_loss() -> None:
+    search = new_search(sweep_config())
+    search.suggest("a")
+    search.on_trial_complete("a", {"val_loss": 1.0}, error=True)
+    assert [(t.state, t.value) for t in search.method.study.trials] == [(TrialState.FAIL, None)]
+
+
 def test_nothing_is_left_running_once_all_are_told() -> None:
     search = new_search(
         sweep_config(),
