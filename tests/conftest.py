@@ -38,6 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     """Give each test a project folder and a cache of its own; return the project folder."""
     home = tmp_path_factory.mktemp("project")
     monkeypatch.setenv("LM_SWEEP_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow's registry sets it for good
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     return home
 

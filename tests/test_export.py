@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeConfig
+from stored_runs import deliver
+from sweep_samples import new_sweep, run_of, session, write_events
 
 import trainable.generate
 from sweep.tracking.registry import register_model
@@ -37,6 +39,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.mark.fault
 def test_a_flipped_bit_anywhere_in_an_export_is_refused(exported: Path) -> None:
     rng = np.random.default_rng(0)
@@ -54,14 +62,20 @@ def test_a_flipped_bit_anywhere_in_an_export_is_refused(exported: Path) -> None:
 
 @pytest.mark.fault
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_a_damaged_export_gives_no_text_and_is_not_registered(exported: Path, name: str) -> None:
-    content = bytearray((exported / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (exported / name).write_bytes(content)
+def test_a_damaged_export_gives_no_text(exported: Path, name: str) -> None:
+    damage(exported / name)
     with pytest.raises(CheckpointError, match="export it again"):
         trainable.generate.main([str(exported)])
+
+
+@pytest.mark.fault
+def test_a_damaged_export_is_not_registered(exported: Path) -> None:
+    folder, sweep = new_sweep("registered")
+    write_events(folder, session(), run_of("t000", {0: 5.5, 1: 4.0}, "finished"))
+    deliver(folder, sweep)
+    damage(exported / "tokenizer.json")
     with pytest.raises(CheckpointError, match="export it again"):
-        register_model("words", exported, exported.parent, "t000", 1)
+        register_model("words", exported, folder, "t000", 1)
 
 
 @pytest.mark.parametrize("name", sorted(FILES - {"model.safetensors"}))

@@ -1,13 +1,10 @@
 """How numbers, settings and outcomes are said, wherever they are shown."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from trainable.config.trial import ModelConfig
-
-if TYPE_CHECKING:
-    pass  # it probes, and so imports torch: not for status.py
 
 
 def short_name(field: str) -> str:
