@@ -153,7 +153,7 @@ def test_a_line_is_json_for_anybody(log: EventLog, tmp_path: Path) -> None:
 
 def test_a_flipped_bit_in_sweep_json_is_found() -> None:
     folder, sweep = new_sweep("rotten")
-    assert read_sweep(folder) == sweep
+    assert read_sweep(folder) == sweep.sealed()
     path = folder / SWEEP_FILE
     whole = path.read_bytes()
     assert json.loads(whole)["config"]["num_samples"] == 8

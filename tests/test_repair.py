@@ -156,7 +156,7 @@ def test_what_is_delivered_is_delivered_again_after_a_repair() -> None:
     assert status(["told", "--repair"]) == 0
     state = read_delivery(folder)
     assert state is not None
-    assert (state["offset"], state["parent"], state["runs"]) == (0, "parent", {"t000": "run"})
+    assert (state.offset, state.parent, state.runs) == (0, "parent", {"t000": "run"})
 
 
 def test_a_second_repair_keeps_the_first_ones_lines() -> None:

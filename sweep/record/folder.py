@@ -1,12 +1,11 @@
 """A sweep's folder, results/NAME/: found, made, and its sweep.json."""
 
 import contextlib
-import json
 import re
 import shutil
 from pathlib import Path
+from typing import ClassVar
 
-from blake3 import blake3
 from pydantic import Field
 
 from sweep.common.errors import SweepError
@@ -15,19 +14,22 @@ from sweep.record.identity import Identity
 from trainable.common.errors import first_line
 from trainable.common.files import fsync_folder, write_atomic
 from trainable.common.paths import project_folder
-from trainable.config.explain import validate
-from trainable.config.section import Section
+from trainable.config.sealed import Sealed
 
 SWEEP_FILE = "sweep.json"
 
 
-class SweepFile(Section):
+class SweepFile(Sealed):
     """sweep.json: the resolved config and the identity."""
+
+    seal: ClassVar[str] = "blake3"
 
     identity: Identity
     """What the sweep is made of."""
     config: SweepConfig = Field()
     """Every setting, defaults and flags included."""
+    blake3: str = ""
+    """BLAKE3 of the fields above."""
 
 
 def results_folder() -> Path:
@@ -100,7 +102,7 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
 
 def write_sweep(folder: Path, sweep: SweepFile) -> None:
     """Write sweep.json, atomically."""
-    write_atomic(folder / SWEEP_FILE, _sealed(sweep))
+    write_atomic(folder / SWEEP_FILE, sweep.sealed().text().encode())
 
 
 def read_sweep(folder: Path) -> SweepFile:
@@ -111,26 +113,14 @@ def read_sweep(folder: Path) -> SweepFile:
     """
     path = folder / SWEEP_FILE
     try:
-        content = path.read_bytes()
-        values = json.loads(content)
-        values.pop("blake3")
-        sweep = validate(SweepFile, values, str(path))
-        if _sealed(sweep) != content:
-            raise ValueError("its digest is another one")
+        return SweepFile.unsealed(path.read_bytes(), SWEEP_FILE)
     except OSError as error:
         raise SweepError(f"{path}: {error.strerror}") from error
-    except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
+    except ValueError as error:
         raise SweepError(
             f"{path}: damaged or of another version ({first_line(error)}); restore a backup, "
             "or use the version that wrote it"
         ) from error
-    return sweep
-
-
-def _sealed(sweep: SweepFile) -> bytes:
-    """Return sweep.json in the one spelling that is accepted, with the BLAKE3 of all before it."""
-    text = sweep.model_dump_json(by_alias=True, indent=2).removesuffix("\n}")
-    return f'{text},\n  "blake3": "{blake3(text.encode()).hexdigest()}"\n}}\n'.encode()
 
 
 def _name_in(path: str) -> str:

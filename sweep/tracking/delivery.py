@@ -1,8 +1,7 @@
 """How far a sweep is delivered to MLflow, and to which runs: mlflow.json beside the record."""
 
-import json
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import ClassVar
 
 from blake3 import blake3
 
@@ -11,6 +10,7 @@ from sweep.common.redact import redact
 from sweep.record.events import EVENTS_FILE
 from sweep.tracking.store import address_shown, address_stored, tracking_uri
 from trainable.common.files import write_atomic
+from trainable.config.sealed import Sealed
 
 STATE_FILE = "mlflow.json"
 
@@ -18,8 +18,10 @@ _TAIL_BYTES = 256
 """More than the end of a line that holds its checksum, which no two lines share."""
 
 
-class Delivery(TypedDict):
+class Delivery(Sealed):
     """What is known of a sweep's runs in a store."""
+
+    seal: ClassVar[str] = "blake3"
 
     tracking_uri: str
     """The store's address, as address_stored has it."""
@@ -32,18 +34,16 @@ class Delivery(TypedDict):
     """Bytes of the sweep's record that are delivered."""
     tail: str
     """BLAKE3 of the last of them."""
+    blake3: str = ""
+    """BLAKE3 of the fields above."""
 
 
 def read_delivery(folder: Path) -> Delivery | None:
     """Return what a sweep folder says; None if nothing sound: tags then find the runs again."""
     try:
-        content = (folder / STATE_FILE).read_bytes()
-        state: Any = json.loads(content)
-        del state["blake3"]
-        sound = _sealed(state) == content and state.keys() == Delivery.__annotations__.keys()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return Delivery.unsealed((folder / STATE_FILE).read_bytes(), STATE_FILE)
+    except (OSError, ValueError):
         return None
-    return state if sound else None
 
 
 def save_delivery(
@@ -62,7 +62,7 @@ def save_delivery(
         offset=offset,
         tail=_tail(folder, offset),
     )
-    write_atomic(folder / STATE_FILE, _sealed(state))
+    _write(folder, state)
 
 
 def deliver_all_again(folder: Path) -> None:
@@ -73,13 +73,12 @@ def deliver_all_again(folder: Path) -> None:
     """
     state = read_delivery(folder)
     if state is not None:
-        again = {**state, "offset": 0, "tail": _tail(folder, 0)}
-        write_atomic(folder / STATE_FILE, _sealed(again))
+        _write(folder, state.model_copy(update={"offset": 0, "tail": _tail(folder, 0)}))
 
 
 def fits_record(state: Delivery, folder: Path) -> bool:
     """Say whether what was delivered still is how the record begins: its end may be lost."""
-    return _tail(folder, state["offset"]) == state["tail"]
+    return _tail(folder, state.offset) == state.tail
 
 
 def require_same_store(folder: Path) -> None:
@@ -89,10 +88,10 @@ def require_same_store(folder: Path) -> None:
         SweepError: MLFLOW_TRACKING_URI, or the default, is another one.
     """
     state, uri = read_delivery(folder), tracking_uri()
-    if state and state["tracking_uri"] != address_stored(uri):
+    if state and state.tracking_uri != address_stored(uri):
         raise SweepError(
             f"MLFLOW_TRACKING_URI {redact(uri)!r}: sweep {folder.name} began in "
-            f"{address_shown(state['tracking_uri'])!r}; set that address again"
+            f"{address_shown(state.tracking_uri)!r}; set that address again"
         )
 
 
@@ -106,7 +105,5 @@ def _tail(folder: Path, offset: int) -> str:
         return blake3(file.read(min(offset, _TAIL_BYTES))).hexdigest()
 
 
-def _sealed(state: Any) -> bytes:
-    """Return mlflow.json in the one spelling that is accepted; its BLAKE3 comes last."""
-    text = json.dumps(state).removesuffix("}")
-    return f'{text}, "blake3": "{blake3(text.encode()).hexdigest()}"}}'.encode()
+def _write(folder: Path, state: Delivery) -> None:
+    write_atomic(folder / STATE_FILE, state.sealed().text().encode())

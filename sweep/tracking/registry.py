@@ -21,13 +21,13 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
         CheckpointError: the export is damaged.
     """
     state = read_delivery(folder)
-    if state is None or trial not in state["runs"]:
+    if state is None or trial not in state.runs:
         raise SweepError(
             f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
             f"`python sweep/status.py {folder.name} --sync`"
         )
     read_export(exported)
-    experiment, run_id = state["experiment_id"], state["runs"][trial]
+    experiment, run_id = state.experiment_id, state.runs[trial]
     import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
     from mlflow.exceptions import MlflowException

@@ -82,7 +82,7 @@ class MlflowRuns:
         executor = Executor(client, experiment_id, self._folder.name, self._sweep)
         state = read_delivery(self._folder)
         # All is delivered again where the record has lost its end.
-        self._offset = state["offset"] if state and fits_record(state, self._folder) else 0
+        self._offset = state.offset if state and fits_record(state, self._folder) else 0
         self._find_runs(executor)
         self._executor = executor
         self._save_state()

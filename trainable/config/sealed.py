@@ -21,7 +21,7 @@ class Sealed(Section):
 
     def digest(self) -> str:
         """Return what the seal must be."""
-        return blake3(self.model_dump_json(exclude={self.seal}).encode()).hexdigest()
+        return blake3(self.model_dump_json(by_alias=True, exclude={self.seal}).encode()).hexdigest()
 
     def sealed(self) -> Self:
         """Return the same facts with their seal."""
@@ -29,7 +29,7 @@ class Sealed(Section):
 
     def text(self) -> str:
         """Return the one spelling that `unsealed` accepts."""
-        return self.model_dump_json(indent=2)
+        return self.model_dump_json(by_alias=True, indent=2)
 
     @classmethod
     def unsealed(cls, content: bytes, source: str) -> Self:
