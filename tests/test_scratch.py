@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 from live_sweeps import (
     ALONE,
     ENDLESS,
-    ROOT,
     UNTRACKED,
     descendants,
     gone,
@@ -41,16 +39,6 @@ with survivors_ended(sys.argv[1]) as ends_with_us:
     time.sleep(60)
 """
 REMOVES = "from sweep.cluster.scratch import remove_stale_scratch; remove_stale_scratch()"
-
-
-@pytest.fixture
-def place(monkeypatch):
-    """A TMPDIR of the test's own; short, for the names of Ray's sockets."""
-    folder = tempfile.mkdtemp(prefix="t")
-    monkeypatch.setenv("TMPDIR", folder)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.parametrize("before", [(), ("unshare", "--pid", "--fork")])

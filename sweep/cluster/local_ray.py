@@ -141,7 +141,7 @@ def _start(
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
                 configure_logging=True,
-                _temp_dir=scratch,
+                _temp_dir=f"{scratch}/r",  # Ray opens it to all; what it lies in is private
             )
         except Exception as error:  # whatever it was, nothing has begun
             raise not_started(error) from error

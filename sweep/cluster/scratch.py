@@ -23,7 +23,7 @@ _SOCKET_BYTES = 107 if sys.platform == "linux" else 103
 """Longest path of a socket, in bytes."""
 
 _LONGEST_NAME = (
-    "lm-ray-4194304-abcdefgh/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+    "lm-ray-4194304-abcdefgh/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 )
 """What Ray's sockets are called below our folder, at their longest."""
 
