@@ -52,6 +52,15 @@ from trainable.model.counts import parameter_count
 from trainable.model.transformer import Transformer
 
 
+def test_artifacts_of_a_local_store_lie_in_the_project_wherever_one_stands(
+    store: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = deliver(*new_sweep("placed"))
+    experiment = open_client(tracking_uri()).get_experiment(runs.experiment_id)
+    assert experiment.artifact_location == (project / "mlruns" / "lm-sweep").as_uri()
+
+
 def test_a_sweep_is_one_parent_with_a_child_for_each_trial(store: Path) -> None:
     folder, sweep = new_sweep("one")
     write_events(folder, whole_story())
