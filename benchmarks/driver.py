@@ -68,7 +68,7 @@ def ours(algorithm: str, trials: int) -> float:
     from trainable.config.explain import validate
 
     # Another class with the same methods, in its place.
-    session.LanguageModelTrial = TrivialTrial  # type: ignore[assignment, misc]
+    session.LanguageModelTrial = TrivialTrial  # type: ignore[attr-defined]
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(CONCURRENT)
     values: dict[str, Any] = {
         "num_samples": trials,

@@ -93,7 +93,9 @@ class Ours:
         from rich.console import Console
 
         from sweep.config.sweep import SweepConfig
+        from sweep.control.interruption import Interruption
         from sweep.engine.recorder import Recorder
+        from sweep.engine.stopping import Stopping
         from sweep.record.events import EventLog
         from sweep.record.folder import SweepFile, create_sweep
         from sweep.record.identity import new_identity
@@ -117,7 +119,7 @@ class Ours:
         )
         self._log.listen(record.apply)
         self._log.listen(progress.notice)
-        self._recorder = Recorder(config, folder, record, self._log)
+        self._recorder = Recorder(config, folder, record, self._log, Stopping(Interruption()))
         self._runs = MlflowRuns(folder, sweep)
         self._runs.connect()
         self._log.append("session_started", session=1, num_samples=TRIALS)
@@ -129,7 +131,7 @@ class Ours:
         for number in range(TRIALS):
             trial = Trial("recorded", stub=True)
             trial.config = {"name": f"t{number:03d}", "params": params}
-            self._recorder.on_trial_start(0, [], trial)
+            self._recorder.on_trial_start(iteration=0, trials=[], trial=trial)
             self._trials.append(trial)
         self._runs.deliver_new()
         self._step = 0
@@ -141,12 +143,19 @@ class Ours:
             self._step += 1
             for trial in self._trials:
                 started = time.perf_counter()
-                self._recorder.on_trial_result(0, [], trial, result(self._step))
+                self._told(trial)
                 self.seconds_per_result.append(time.perf_counter() - started)
         self._runs.deliver_new()
 
+    def _told(self, trial: Any) -> None:
+        self._recorder.on_trial_result(
+            iteration=0, trials=[], trial=trial, result=result(self._step)
+        )
+
     def close(self) -> None:
-        """Close the record."""
+        """Raise what the recorder kept, and close the record."""
+        if self._recorder.error is not None:
+            raise self._recorder.error
         self._log.close()
 
 

@@ -102,11 +102,13 @@ def forms(device: torch.device, precisions: tuple[str, ...], compiled: bool = Fa
 
     The last of the precisions is also there compiled, and on a CPU by autograd through the modules.
     """
-    attention = "sdpa" if device.type == "cuda" else "products"
+    shared = {
+        "attention": "sdpa" if device.type == "cuda" else "products",
+        "compile": "never",
+        "device": device.type,
+    }
     named = {
-        f"{precision} eager": TrainConfig(
-            precision=precision, attention=attention, compile="never", device=device.type
-        )
+        f"{precision} eager": TrainConfig.model_validate({"precision": precision, **shared})
         for precision in precisions
     }
     last = named[f"{precisions[-1]} eager"]
