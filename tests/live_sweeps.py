@@ -143,15 +143,18 @@ def free_port() -> int:
 
 def descendants(pid: int) -> list[int]:
     """Return the processes below `pid`."""
-    found = []
+    children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == pid:
-            child = int(path.parent.name)
-            found += [child, *descendants(child)]
+        children.setdefault(int(fields[1]), []).append(int(path.parent.name))
+    found, left = [], [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
     return found
 
 

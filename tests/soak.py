@@ -119,11 +119,16 @@ class Soak:
     ) -> bool:
         """Wait for a condition, some seconds, or the end; say whether it was the condition."""
         strike = time.monotonic() + seconds
-        while time.monotonic() < strike and sweep.poll() is None:
+        look = 0.0
+        while (now := time.monotonic()) < strike and sweep.poll() is None:
             if condition():
                 return True
-            self.seen.update(filter(None, map(begun, descendants(sweep.pid))))
-            time.sleep(0.02)
+            if (
+                now > look
+            ):  # seldom: it takes longer than a sweep does from its last save to its end
+                self.seen.update(filter(None, map(begun, descendants(sweep.pid))))
+                look = time.monotonic() + 0.5
+            time.sleep(0.005)
         return False
 
     def _may_kill(self, sweep: subprocess.Popen) -> bool:
