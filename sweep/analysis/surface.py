@@ -58,20 +58,20 @@ class Surface:
             fixed: values of searched fields, by dotted name.
         """
         free = [axis for axis in self._axes if axis.name not in fixed]
-        candidates = [dict(fixed) | point for point in _points(free)]
-        mean, _ = self._process.final(self._inputs(candidates))
-        params = candidates[int(mean.argmin())]
+        points = [dict(fixed) | point for point in _points(free)]
+        mean, covariance = self._process.final(self._inputs(points))
         rates = None
         rate = self._axes[0]
         if rate.name == RATE and rate in free:
-            along = [params | {RATE: value} for value in rate.grid(GRID)]
-            mean, covariance = self._process.final(self._inputs(along))
-            params = along[int(mean.argmin())]
-            rates = _interval([point[RATE] for point in along], mean, covariance)
-        mean, covariance = self._process.final(self._inputs([params]))
-        variance = max(float(covariance[0, 0]), 0.0) + self._process.training_noise**2
-        loss = float(mean[0]) if self._ended else None
-        return Estimate(params, loss, math.sqrt(variance), rates)
+            if len(free) > 1:  # else the points are those along the rate
+                best = points[int(mean.argmin())]
+                points = [best | {RATE: value} for value in rate.grid(GRID)]
+                mean, covariance = self._process.final(self._inputs(points))
+            rates = _interval([point[RATE] for point in points], mean, covariance)
+        at = int(mean.argmin())
+        variance = max(float(covariance[at, at]), 0.0) + self._process.training_noise**2
+        loss = float(mean[at]) if self._ended else None
+        return Estimate(points[at], loss, math.sqrt(variance), rates)
 
     def _rows(self, trials: Sequence[TrialRecord]) -> Rows:
         params, backwards, numbers, losses = [], [], [], []
