@@ -37,6 +37,17 @@ with Interruption() as interruption:
 """
 
 
+def hears_all_but(ignored: signal.Signals | None) -> None:
+    """Set what a child inherits: the tests may themselves run under nohup, deaf to SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN if number == ignored else signal.SIG_DFL)
+
+
+def in_terminal(end: int) -> None:
+    hears_all_but(None)
+    os.login_tty(end)
+
+
 @pytest.fixture
 def waiting():
     """Return a function that starts a process which notes signals; it is ended with the test."""
@@ -50,7 +61,7 @@ def waiting():
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
-                    preexec_fn=lambda: ignores and signal.signal(ignores, signal.SIG_IGN),
+                    preexec_fn=lambda: hears_all_but(ignores),
                 )
             )
             ended.callback(process.kill)
@@ -117,7 +128,7 @@ def test_a_closed_terminal_ends_the_sweep_gracefully(tmp_path):
     sweep = subprocess.Popen(
         [sys.executable, SWEEP_RUN, *flags, *UNTRACKED],
         env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
-        preexec_fn=lambda: os.login_tty(theirs),
+        preexec_fn=lambda: in_terminal(theirs),
     )
     os.close(theirs)
     try:
