@@ -319,7 +319,7 @@ def test_a_tensor_that_the_model_lacks_is_refused() -> None:
     buffer = io.BytesIO()
     save_checkpoint(*saved, 1, buffer)
     source = io.BytesIO(buffer.getvalue())
-    assert_refused(lambda: load_checkpoint(source, *target), target, "first more: saved")
+    assert_refused(lambda: load_checkpoint(source, *target), target, "the model has nothing")
 
 
 def test_other_vocabulary_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The sweep's record on disk: what is written is read again, and a crash costs one line at most."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,6 +68,20 @@ def test_a_later_writer_adds_to_the_record(tmp_path: Path) -> None:
 
 def test_only_the_owner_reads_the_record(log: EventLog, tmp_path: Path) -> None:
     assert (tmp_path / EVENTS_FILE).stat().st_mode & 0o077 == 0
+
+
+def test_only_the_owner_enters_a_sweep_s_folder(project: Path) -> None:
+    old = os.umask(0)
+    try:
+        folder, _ = new_sweep("mine")
+    finally:
+        os.umask(old)
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_without_a_sweep_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=f"{SWEEP_FILE}: No such file"):
+        read_sweep(tmp_path)
 
 
 def test_a_torn_last_line_is_passed_over_and_cut_off_by_the_next_writer(tmp_path: Path) -> None:

@@ -372,6 +372,17 @@ def test_a_store_that_cannot_be_opened_is_refused(
     assert uri in refused(*new_sweep("closed"))
 
 
+@pytest.mark.slow
+@pytest.mark.fault
+def test_a_database_that_does_not_open_is_given_up_in_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}")  # a folder
+    began = time.monotonic()
+    assert "unable to open database file" in refused(*new_sweep("closed"))
+    assert time.monotonic() - began < 60  # MLflow by itself tries for 102 s
+
+
 @pytest.mark.fault
 def test_a_sweep_stays_in_the_store_that_it_began_in(
     store: Path, monkeypatch: pytest.MonkeyPatch
