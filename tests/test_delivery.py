@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from stored_runs import Stored, deliver, stored, whole_story
 from sweep_samples import (
     ended,
@@ -155,6 +156,25 @@ def test_the_notes_of_another_version_are_not_believed(project: Path) -> None:
     known = {"tracking_uri": "sqlite:///mlflow.db", "experiment_id": "1", "parent": "a"}
     (folder / STATE_FILE).write_text(json.dumps({**known, "runs": {}, "offset": 10}))
     assert read_delivery(folder) is None
+
+
+def test_runs_are_found_again_on_every_page_of_the_store_s_answer(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, sweep = new_sweep("pages")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    first = stored()
+    whole = MlflowClient.search_runs
+
+    def one(self: MlflowClient, ids: list[str], query: str, **facts: Any) -> Any:
+        return whole(self, ids, query, max_results=1, **facts)
+
+    (folder / STATE_FILE).unlink()
+    with monkeypatch.context() as paged:
+        paged.setattr(MlflowClient, "search_runs", one)
+        deliver(folder, sweep)
+    assert stored() == first
 
 
 def test_a_store_that_lost_the_runs_gets_all_of_them(

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from mlflow import environment_variables as environment
 from stored_runs import deliver, stored, whole_story
 from sweep_samples import (
     ended,
@@ -311,6 +312,16 @@ def test_the_default_store_is_the_one_that_plain_mlflow_ui_opens(
     assert tracking_uri() == "http://127.0.0.1:5000"
 
 
+def test_mlflow_tells_nobody_and_loads_no_pickle(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (environment.MLFLOW_DISABLE_TELEMETRY, environment.MLFLOW_ALLOW_PICKLE_DESERIALIZATION)
+    for variable in asked:
+        monkeypatch.delenv(variable.name, raising=False)
+    open_client(tracking_uri())
+    assert [variable.get() for variable in asked] == [True, False]
+
+
 def test_the_page_shows_a_view_that_the_experiment_holds(store: Path) -> None:
     folder, sweep = new_sweep("a.b-c")
     runs = MlflowRuns(folder, sweep)
@@ -439,16 +450,16 @@ def mlflow_server(port: int, folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
-    environment = {
+    settings = {
         **os.environ,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    environment.pop("MLFLOW_TRACKING_URI", None)
+    settings.pop("MLFLOW_TRACKING_URI", None)
     address = f"http://127.0.0.1:{port}"
     with (folder / "server.log").open("ab") as log:
         server = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
+            command, env=settings, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 90

@@ -212,16 +212,20 @@ def test_the_next_worker_misses_no_checkpoint_of_an_earlier_session(tune_config,
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("moment", ["built", "trained"])
+@pytest.mark.parametrize("moment", ["built", "evaluated", "trained"])
 def test_an_exception_is_reported_in_its_own_words_then_raised(tune_config, moment):
     config = tune_config(**({"train.device": "cuda:7"} if moment == "built" else {}))
     trial = LanguageModelTrial(config)
     if moment == "trained":
         trial._trainer.optimizer = None
+    if moment == "evaluated":  # an error of a kind that may also tell of too little memory
+        weight = trial._trainer.model.head.weight
+        weight.data = weight.data[:, :-1].clone()
     result = trial.train()
     assert (result["outcome"], result["done"]) == ("failed", False)
     told, kind = {
         "built": ("train.device = 'cuda:7': this machine has no such device", ConfigError),
+        "evaluated": ("RuntimeError: The size of tensor a", RuntimeError),
         "trained": ("AttributeError: 'NoneType' object has no attribute", AttributeError),
     }[moment]
     assert result["notice"].startswith(told)

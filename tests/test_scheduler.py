@@ -12,7 +12,7 @@ from sweep_samples import TRIAL, ended, evaluated, record_of, run_of, started, s
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
-from sweep.search.asha import build_scheduler
+from sweep.search.asha import ResumableAsha
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 
 Curve = dict[int, float | str]
@@ -52,7 +52,7 @@ class Session:
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.scheduler = build_scheduler(self.config, record_of(self.events))
+        self.scheduler = ResumableAsha(self.config, record_of(self.events))
 
     def start(self, name: str) -> None:
         trial = Trial("trial", config={"name": name}, stub=True)

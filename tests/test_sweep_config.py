@@ -260,6 +260,7 @@ def test_a_trial_gets_the_threads_of_its_cores_and_its_suggestion() -> None:
     [
         ({}, Machine(4, 0), 4),
         ({"cpus_per_trial": 2}, Machine(5, 0), 2),
+        ({"cpus_per_trial": 5}, Machine(5, 0), 1),
         ({"cpus_per_trial": 0.5}, Machine(2, 0), 4),
         ({"cpus_per_trial": 0.1}, Machine(1, 0), 8),  # ten would fit, there are eight
         ({"max_concurrent": 2}, Machine(4, 0), 2),

@@ -16,7 +16,7 @@ from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.record.retention import to_resume_from
-from sweep.search.asha import build_scheduler
+from sweep.search.asha import ResumableAsha
 from sweep.search.tune_search import SweepSearch
 from trainable.tune_trainable import LanguageModelTrial
 
@@ -51,7 +51,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             num_samples=to_do,
             search_alg=SweepSearch(config, record, checkpoints, concurrent),
-            scheduler=build_scheduler(config, record),
+            scheduler=ResumableAsha(config, record),
             reuse_actors=True,
             trial_dirname_creator=trial_name,
             trial_name_creator=trial_name,

@@ -15,6 +15,7 @@ class ResumableAsha(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
 
     The rungs are a function of the recorded evaluations, so a resume refills them from the record.
     They know trials by our names: one that a resume or a restart goes on with keeps its places.
+    Without early stopping there are no rungs, and every trial goes on to its end.
 
     Args:
         config: the sweep.
@@ -40,8 +41,3 @@ class ResumableAsha(FIFOScheduler):  # type: ignore[misc]  # Ray is untyped
             self._stopped.add(name)
         decision: str = TrialScheduler.STOP if name in self._stopped else TrialScheduler.CONTINUE
         return decision
-
-
-def build_scheduler(config: SweepConfig, record: SweepRecord) -> TrialScheduler:
-    """Return the sweep's scheduler."""
-    return ResumableAsha(config, record) if config.asha.enabled else FIFOScheduler()
