@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -19,7 +20,11 @@ class Arguments:
     name: tyro.conf.Positional[str]
     """Name of the sweep."""
     out: str | None = None
-    """Folder for weights (safetensors), config and tokenizer; unset: results/NAME/best."""
+    """Folder for weights (safetensors), config and tokenizer; unset: results/NAME/best, or best-hf
+    for Hugging Face."""
+    format: Literal["native", "hf"] = "native"
+    """native: for generate.py and load_model. hf: for transformers' AutoModelForCausalLM and
+    AutoTokenizer, as a Llama."""
     register: str | None = None
     """Also register the model under this name in MLflow's registry, with the alias champion."""
 
@@ -30,7 +35,7 @@ def main(argv: list[str]) -> int:
     from sweep.evidence.restore import restore_best  # torch takes seconds to import: not for --help
 
     out = Path(arguments.out).expanduser().resolve() if arguments.out else None
-    return restore_best(arguments.name, out, arguments.register)
+    return restore_best(arguments.name, out, arguments.format, arguments.register)
 
 
 def cli() -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import MakeConfig
 from live_sweeps import bytes_read, own_mount, run
 from sweep_samples import (
@@ -22,6 +23,7 @@ from sweep import best
 from sweep.common.errors import SweepError
 from sweep.evidence.restore import load_best
 from sweep.record.lock import require_private
+from trainable.checkpoint.hugging_face import read_origin
 from trainable.common.errors import CheckpointError, DataError, UserError
 from trainable.config.trial import TrialConfig
 from trainable.training.trainer import Trainer
@@ -71,6 +73,23 @@ def test_the_best_comes_back_to_the_last_bit(
         "model.safetensors",
         "tokenizer.json",
     ]
+
+
+def test_the_best_for_hugging_face_is_the_same_model(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    assert best.main(["mine", "--format", "hf"]) == 0
+    folder = finished / "best-hf"
+    assert f'AutoModelForCausalLM.from_pretrained("{folder}")' in capsys.readouterr().out
+    theirs, ours = AutoModelForCausalLM.from_pretrained(folder), load_best(finished).trainer.model
+    tokens = torch.arange(16)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(tokens).logits, ours(tokens), rtol=1e-5, atol=1e-5)
+    origin = read_origin(folder)
+    assert (origin.facts["sweep"], origin.facts["trial"]) == ("mine", "t000")
+    assert origin.facts["val_loss"] == load_best(finished).val_loss
 
 
 @pytest.mark.fault

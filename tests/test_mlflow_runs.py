@@ -48,6 +48,8 @@ from sweep.tracking.store import open_client, tracking_uri
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_address
 from trainable.checkpoint.export import export_model, load_model
+from trainable.checkpoint.hugging_face import export_hugging_face
+from trainable.common.errors import CheckpointError
 from trainable.config.trial import TrialConfig
 from trainable.model.counts import parameter_count
 from trainable.model.transformer import Transformer
@@ -499,6 +501,19 @@ def require_champion(uri: str, name: str, model: Transformer, folder: Path) -> N
     for key, value in model.state_dict().items():
         assert value.equal(loaded.state_dict()[key]), key
     assert not list(Path(fetched).rglob("*.pkl")), "nothing in it can run code"
+
+
+def test_a_model_for_hugging_face_is_registered_if_it_is_whole(store: Path, tmp_path: Path) -> None:
+    folder, sweep = new_sweep("theirs")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    trial = sweep.config.trial_config({"optim.lr": 1e-3, "model.d_model": 32})
+    model, exported = Transformer(trial.model, 257), tmp_path / "hf"
+    export_hugging_face(exported, model, trial, tmp_path / "none.json", {})
+    assert register_model("their-lm", exported, folder, "t000", 80) == 1
+    (exported / "generation_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"generation_config\.json"):
+        register_model("their-lm", exported, folder, "t000", 80)
 
 
 def test_a_registered_model_comes_back_by_its_alias(store: Path, tmp_path: Path) -> None:

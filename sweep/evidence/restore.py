@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sweep.analysis.words import params_text
 from sweep.common.errors import SweepError
@@ -12,6 +13,7 @@ from sweep.record.retention import existing
 from sweep.show.commands import command, shown_path
 from trainable.checkpoint.export import export_model
 from trainable.checkpoint.folder import Manifest, load_weights, read_manifest
+from trainable.checkpoint.hugging_face import export_hugging_face
 from trainable.common.errors import CheckpointError
 from trainable.data.batches import open_dataset
 from trainable.training.trainer import Trainer
@@ -74,7 +76,9 @@ def load_best(folder: Path) -> Restored:
     return Restored(trial, checkpoint, manifest, trainer, trainer.evaluate())
 
 
-def restore_best(name: str, out: Path | None, register: str | None) -> int:
+def restore_best(
+    name: str, out: Path | None, layout: Literal["native", "hf"], register: str | None
+) -> int:
     """Restore, check, export and, on request, register the best trial; return the exit status."""
     folder = find_sweep(name)
     name = folder.name  # of a path
@@ -90,7 +94,7 @@ def restore_best(name: str, out: Path | None, register: str | None) -> int:
         if abs(best.val_loss - recorded) > 1e-2 * abs(recorded):
             print("error: that is too much for another machine or thread count", file=sys.stderr)
             return 1
-    target = out or folder / "best"
+    target = out or folder / ("best" if layout == "native" else "best-hf")
     facts = {
         "sweep": name,
         "sweep_id": read_sweep(folder).identity.sweep_id,
@@ -100,13 +104,16 @@ def restore_best(name: str, out: Path | None, register: str | None) -> int:
     }
     trainer = best.trainer
     tokenizer = trainer.dataset.tokenizer_file
-    export_model(target, trainer.model, best.manifest.config, tokenizer, facts)
+    export = export_model if layout == "native" else export_hugging_face
+    export(target, trainer.model, best.manifest.config, tokenizer, facts)
     print(f"exported to {shown_path(target)}")
     if register is not None:
         from sweep.tracking.registry import register_model  # MLflow takes seconds to import
 
         version = register_model(register, target, folder, trial.name, best.checkpoint.step)
         print(f"registered as {register} version {version}, alias champion")
-    if tokenizer.is_file():
+    if layout == "hf":
+        print(f'load it with  AutoModelForCausalLM.from_pretrained("{shown_path(target)}")')
+    elif tokenizer.is_file():
         print(f'next  {command("trainable", "generate")} {shown_path(target)} --prompt "def "')
     return 0

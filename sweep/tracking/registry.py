@@ -6,7 +6,8 @@ from sweep.common.errors import SweepError
 from sweep.common.redact import redact
 from sweep.tracking.delivery import read_delivery, require_same_store
 from sweep.tracking.store import open_client, tracking_uri
-from trainable.checkpoint.export import read_export
+from trainable.checkpoint.export import ORIGIN_FILE, read_export
+from trainable.checkpoint.hugging_face import read_origin
 
 
 def register_model(name: str, exported: Path, folder: Path, trial: str, step: int) -> int:
@@ -14,7 +15,7 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
 
     The version becomes the alias "champion": `mlflow.artifacts.download_artifacts(
     "models:/NAME@champion")` gives the folder back, and load_model of trainable.checkpoint.export
-    opens it.
+    opens it, or transformers, if it was exported for those.
 
     Raises:
         SweepError: the sweep was not recorded in MLflow, or the store refuses.
@@ -26,7 +27,7 @@ def register_model(name: str, exported: Path, folder: Path, trial: str, step: in
             f"--register {name}: trial {trial} is not in MLflow; deliver it first with "
             f"`python sweep/status.py {folder.name} --sync`"
         )
-    read_export(exported)
+    (read_origin if (exported / ORIGIN_FILE).is_file() else read_export)(exported)
     experiment, run_id = state.experiment_id, state.runs[trial]
     import mlflow
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus

@@ -1,7 +1,5 @@
 """A model on its own: weights as safetensors, with its config and its tokenizer beside them."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,8 +9,9 @@ from safetensors.torch import load_model as load_tensors
 from safetensors.torch import save_model
 
 from trainable.checkpoint.folder import MANIFEST_FILE, load_weights, read_manifest
+from trainable.checkpoint.staged import staged
 from trainable.common.errors import CheckpointError, first_line
-from trainable.common.files import file_digest, fsync_folder, write_atomic
+from trainable.common.files import file_digest, write_atomic
 from trainable.common.paths import in_project
 from trainable.config.sealed import Sealed
 from trainable.config.trial import TrialConfig
@@ -22,6 +21,9 @@ from trainable.model.transformer import Transformer
 WEIGHTS_FILE = "model.safetensors"
 
 CONFIG_FILE = "config.json"
+
+ORIGIN_FILE = "lm_sweep.json"
+"""In a folder of Hugging Face's layout (hugging_face.py)."""
 
 
 class ExportedConfig(Sealed):
@@ -54,19 +56,21 @@ def export_model(
     all of the new is on the disk.
 
     Raises:
-        CheckpointError: the folder cannot be written, or the disk is full.
+        CheckpointError: the folder cannot be written or holds another kind of export; or the disk
+            is full.
     """
-    building = folder / ".exporting"
-    shutil.rmtree(building, ignore_errors=True)  # of an export that was killed
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        building.mkdir()
+    if (folder / ORIGIN_FILE).exists():
+        raise CheckpointError(
+            f"export to {folder}: a model in Hugging Face's format lies there; choose another "
+            "place (--out)"
+        )
+    with staged(folder, last=CONFIG_FILE) as building:
         save_model(model, str(building / WEIGHTS_FILE))
-        names = [WEIGHTS_FILE, CONFIG_FILE]  # the config last: it vouches for the others
+        names = [WEIGHTS_FILE]
         if tokenizer.is_file():
             write_atomic(building / TOKENIZER_FILE, tokenizer.read_bytes())
-            names.insert(0, TOKENIZER_FILE)
-        digests = {name: file_digest(building / name, sync=True) for name in names[:-1]}
+            names.append(TOKENIZER_FILE)
+        digests = {name: file_digest(building / name, sync=True) for name in names}
         exported = ExportedConfig(
             trial=config,
             vocab_size=model.vocab_size,
@@ -75,15 +79,6 @@ def export_model(
             tokenizer_blake3=digests.get(TOKENIZER_FILE),
         )
         write_atomic(building / CONFIG_FILE, exported.sealed().text().encode())
-        for name in names:
-            os.replace(building / name, folder / name)
-        fsync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"export to {folder}: {first_line(error)}; make room, or choose another place (--out)"
-        ) from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def read_export(folder: Path) -> ExportedConfig:
@@ -120,6 +115,11 @@ def load_model(folder: Path) -> tuple[Transformer, Path]:
         if manifest.config.data.raw_dtype is None:
             DatasetMeta.read(dataset).require_tokenizer(dataset)
         return model, dataset / TOKENIZER_FILE
+    if (folder / ORIGIN_FILE).is_file():
+        raise CheckpointError(
+            f"{folder}: in Hugging Face's format, for transformers' AutoModelForCausalLM; for this "
+            "command export it without --format hf"
+        )
     if not (folder / WEIGHTS_FILE).is_file():
         raise CheckpointError(
             f"{folder}: neither a checkpoint ({MANIFEST_FILE}) nor an exported model "
