@@ -70,6 +70,14 @@ def test_the_clearly_fastest_is_chosen(
     assert (train.precision, train.attention, train.compile) == (*expected, "never")
 
 
+def test_of_two_the_faster_is_chosen(
+    tiny_config: MakeConfig, dataset: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed(monkeypatch, {**EVEN, ("bf16", "sdpa"): 0.5})
+    config = tiny_config({**AUTO, "train.attention": "sdpa", "train.compile": "never"})
+    assert resolve(config, dataset).train.precision == "bf16"
+
+
 @pytest.mark.parametrize(
     "fixed",
     [{"train.precision": "bf16"}, {"train.attention": "sdpa"}, {"train.compile": "always"}],
