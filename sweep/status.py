@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, outcome_text
 from sweep.common.errors import SweepError
 from sweep.engine.failures import unwritable_error
@@ -19,6 +20,7 @@ from sweep.record.lock import is_running, locked
 from sweep.record.repair import repair_record
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
+from sweep.show.summary import say_findings
 from sweep.show.tables import best_by_size, leaderboard, plain_table
 from sweep.tracking.delivery import deliver_all_again
 from trainable.common.command import run_command
@@ -98,10 +100,12 @@ def _show_one(folder: Path, console: Console) -> None:
         f"{duration(record.seconds)} in {record.sessions} session(s)",
     )
     console.print(leaderboard(config, record, limit=None))
-    for table in (_reasons(record), best_by_size(config, record)):
+    study = Study(config, record)
+    for table in (_reasons(record), best_by_size(study)):
         if table is not None:
             console.print()
             console.print(table)
+    say_findings(console, study)
     if state == "interrupted":
         say(console, f"\ngo on with  python sweep/run.py --resume {name}")
 

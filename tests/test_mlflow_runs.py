@@ -34,7 +34,7 @@ from sweep_samples import (
     write_events,
 )
 
-from sweep.analysis.sizes import best_by_size
+from sweep.analysis.study import Study
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, read_events
 from sweep.record.folder import SweepFile
@@ -169,7 +169,7 @@ def test_the_parent_shows_the_search_the_data_and_the_best(store: Path) -> None:
     assert note.startswith("**Best: val_loss 3.0000** with lr=0.001 d_model=32 (t000)")
     assert "best.py parent`" in note
     record = SweepRecord.read(folder)
-    for row in best_by_size(sweep.config, record):
+    for row in Study(sweep.config, record).sizes:
         assert f"\n| {' | '.join(row.cells())} |" in note
     assert re.search(r"^\| 32 \| .* \| 2 \| 1 \|$", note, re.MULTILINE)
 

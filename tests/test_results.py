@@ -27,7 +27,7 @@ from sweep_samples import (
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE
-from sweep.record.results import COMPARABLE, OUTCOMES, SweepRecord
+from sweep.record.results import COMPARABLE, OUTCOMES, PlannedCost, SweepRecord
 
 
 def test_the_outcomes_are_these() -> None:
@@ -231,8 +231,19 @@ def test_an_event_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         record_of(session(), started("t000"), wrong)
 
 
+PLAN = {"seconds": 82.0, "steps": 640.0, "disk_bytes": 1_000_000, "standard_error": 0.013}
+
+
+def test_the_plan_is_that_of_the_first_session() -> None:
+    record = record_of(session(plan=PLAN), session(2, plan=None), session(3))
+    assert record.plan == PlannedCost(82.0, 640.0, 1_000_000, 0.013)
+    unknown = record_of(session(plan=PLAN | {"seconds": None, "standard_error": None}))
+    assert unknown.plan == PlannedCost(None, 640.0, 1_000_000, None)
+    assert record_of(session()).plan is None
+
+
 STORY = [
-    session(),
+    session(plan=PLAN),
     *run_of("t000", {0: 5.0, 10: 4.0}, "stopped"),
     started("t001"),
     evaluated("t001", 0, 5.0),
@@ -243,7 +254,8 @@ STORY = [
 FIELDS = [
     (number, place)
     for number, told in enumerate(STORY)
-    for place in [(key,) for key in told] + [("metrics", key) for key in told.get("metrics", ())]
+    for place in [(key,) for key in told]
+    + [(inner, key) for inner in ("metrics", "plan") for key in told.get(inner, ())]
 ]
 anything = st.recursive(
     st.none()

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sweep_samples import record_of, run_of, sweep_config
 
-from sweep.analysis.sizes import best_by_size
+from sweep.analysis.sizes import SizeRow
+from sweep.analysis.study import Study
 from sweep.analysis.surface import MAX_ROWS, Surface, fit_surface
 from sweep.record.events import Event
 from sweep.record.results import SweepRecord
@@ -144,7 +145,7 @@ def test_of_too_many_rows_those_that_came_furthest_are_fitted() -> None:
 
 def test_the_table_says_what_is_known_of_each_size() -> None:
     record = record_of(curves(0))
-    small, large = best_by_size(sweep_config(), record)
+    small, large = Study(sweep_config(), record).sizes
     assert (small.size, large.size) == ((32,), (64,))
     assert small.trials + large.trials == 24
     for row in (small, large):
@@ -152,5 +153,45 @@ def test_the_table_says_what_is_known_of_each_size() -> None:
         assert row.rates[0] <= row.best[0] <= row.rates[1]
         trials = [t for t in record.trials.values() if t.params["model.d_model"] == row.size[0]]
         assert row.finished == sum(t.outcome == "finished" for t in trials)
-    again = best_by_size(sweep_config(), record)
+    again = Study(sweep_config(), record).sizes
     assert again == [small, large], "the same record gives the same table"
+
+
+def trained(name: str, lr: float, d_model: int, last: int) -> list[Event]:
+    """Return a trial without noise that came to step `last`."""
+    told = {0: 5.5} | {step: loss(lr, d_model, step) for step in range(10, last + 1, 10)}
+    ended = "finished" if last == STEPS else "stopped"
+    return run_of(name, told, ended, lr=lr, d_model=d_model)
+
+
+@pytest.mark.parametrize(("place", "known"), [(0.5, True), (-0.01, True), (1.2, False)])
+def test_a_size_is_known_by_a_trial_that_finished_near_its_best_rate(
+    place: float, *, known: bool
+) -> None:
+    """One that finished elsewhere says what the loss is there; at the best rate it is predicted."""
+    rates = [2e-4, 5e-4, 1e-3, 2e-3, 5e-3]
+    large = [trained(f"t{n:03d}", lr, 64, 80) for n, lr in enumerate(rates)]
+    small = [trained(f"t{n:03d}", lr, 32, 20) for n, lr in enumerate(rates, start=5)]
+
+    def row(lr: float) -> SizeRow:
+        told = [*large, *small, trained("t010", lr, 32, 80)]
+        return Study(sweep_config(), record_of(*told)).sizes[0]
+
+    band = row(1e-3).rates
+    assert band is not None
+    assert band[1] / band[0] < 3
+    found = row(band[0] ** (1 - place) * band[1] ** place)
+    assert found.rates == pytest.approx(band, rel=0.2)
+    assert (found.finished, found.known) == (1, known)
+    assert found.cells()[5] == ("finished" if known else "predicted")
+
+
+def test_where_no_rate_is_searched_a_size_is_known_by_a_finished_trial() -> None:
+    space = {"optim.weight_decay": {"uniform": [0.0, 0.3]}, "model.d_model": {"choice": [32, 64]}}
+    events = []
+    for n, outcome in enumerate(["finished", "stopped"]):
+        start, *rest = run_of(f"t{n:03d}", {0: 5.5, 10: 3.0, 80: 2.0}, outcome)
+        params = {"optim.weight_decay": 0.1, "model.d_model": SIZES[n]}
+        events += [start | {"params": params}, *rest]
+    rows = Study(sweep_config(space=space), record_of(events)).sizes
+    assert [(row.known, row.tried) for row in rows] == [(True, None), (False, None)]

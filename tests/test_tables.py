@@ -24,6 +24,7 @@ from sweep_samples import (
     write_events,
 )
 
+from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, outcome_text, params_text
 from sweep.record.results import SweepRecord
 from sweep.show.commands import mlflow_command, next_commands, shown_path
@@ -81,7 +82,7 @@ def test_the_best_of_each_size_is_shown_with_its_rate() -> None:
     at = next(e for e in events if e["event"] == "evaluation" and e["metrics"]["step"] == 10)
     at["metrics"]["flops"] = 1_250_000
     record = record_of(events, run_of("t001", {0: 5.0, 10: 3.5}, "stopped", lr=5e-3))
-    head, *body = shown(best_by_size(sweep_config(), record)).replace("─", "").splitlines()
+    head, *body = shown(best_by_size(Study(sweep_config(), record))).replace("─", "").splitlines()
     names = ["d_model", "best lr", "80% band", "final loss", "+-", "known by", "FLOPs"]
     assert re.split(r"\s{2,}", head.strip()) == [*names, "trials", "finished"]
     small, large = (re.split(r"\s{2,}", line.strip()) for line in body if line)
@@ -93,21 +94,21 @@ def test_the_best_of_each_size_is_shown_with_its_rate() -> None:
 
 def test_without_a_finished_trial_no_final_loss_is_told() -> None:
     record = record_of(run_of("t000", {0: 5.0, 10: 3.0}, "stopped"))
-    _, row = rows(shown(best_by_size(sweep_config(), record)))
+    _, row = rows(shown(best_by_size(Study(sweep_config(), record))))
     assert row[-6:] == ["-", "-", "-", "-", "1", "0"]
 
 
 def test_sizes_are_shown_only_where_sizes_and_rates_are_searched() -> None:
     for name in SPACE:
-        assert best_by_size(sweep_config(space={name: SPACE[name]}), sample()) is None
+        assert best_by_size(Study(sweep_config(space={name: SPACE[name]}), sample())) is None
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "out_of_memory", "failed"])
 def test_a_size_whose_trials_were_all_lost_has_a_prediction_without_them(outcome: str) -> None:
     lost = run_of("t000", {0: 5.0, 10: 1.0, 80: 1.0}, outcome)
-    assert best_by_size(sweep_config(), record_of(lost)) is None
+    assert best_by_size(Study(sweep_config(), record_of(lost))) is None
     record = record_of(lost, run_of("t001", {0: 5.0, 80: 2.5}, "finished", d_model=64))
-    _, row, _ = rows(shown(best_by_size(sweep_config(), record)))
+    _, row, _ = rows(shown(best_by_size(Study(sweep_config(), record))))
     assert row[0] == "32"
     assert "predicted" in row
     assert row[-2:] == ["1", "0"]

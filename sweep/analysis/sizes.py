@@ -1,11 +1,15 @@
 """The best rate of each model size and the loss to expect there, as rows of data."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sweep.analysis.words import loss_text, magnitude, short_name, show_value
+from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
+
+if TYPE_CHECKING:
+    from sweep.analysis.surface import Surface
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,23 @@ class SizeRow:
     """Standard deviation of that expectation, nats."""
     flops: float | None
     """Floating-point operations of a full trial; None where no evaluation told."""
+    tried: tuple[float, float] | None
+    """Least and largest learning rate that was trained at this size; None as for `rates`."""
     trials: int
     finished: int
+    known: bool
+    """Whether a trial came to its end at a rate within `rates`, to the precision that they are
+    given with; else the loss is predicted."""
 
     def cells(self) -> list[str]:
         """Return the row as people read it."""
-        known = self.loss is not None
+        told = self.loss is not None
         return [
             *map(show_value, (*self.size, *self.best)),
             *([f"{self.rates[0]:.2g} .. {self.rates[1]:.2g}"] if self.rates else []),
             loss_text(self.loss),
-            f"{self.deviation:.3f}" if known else "-",
-            ("finished" if self.finished else "predicted") if known else "-",
+            f"{self.deviation:.3f}" if told else "-",
+            ("finished" if self.known else "predicted") if told else "-",
             magnitude(self.flops) if self.flops else "-",
             str(self.trials),
             str(self.finished),
@@ -44,27 +53,24 @@ class SizeRow:
 
 def size_heads(config: SweepConfig) -> list[str]:
     """Return the names of the columns of SizeRow.cells."""
-    sizes, others = _fields(config)
+    sizes, others = size_fields(config)
     return [
         *map(short_name, sizes),
         *(f"best {short_name(name)}" for name in others),
-        *(["80% band"] if "optim.lr" in others else []),
+        *(["80% band"] if RATE in others else []),
         *("final loss", "+-", "known by", "FLOPs", "trials", "finished"),
     ]
 
 
-def best_by_size(config: SweepConfig, record: SweepRecord) -> list[SizeRow]:
+def best_by_size(
+    config: SweepConfig, record: SweepRecord, surface: "Surface | None"
+) -> list[SizeRow]:
     """Return a row for each model size that was tried; none if size or rate is not searched.
 
     Losses of unlike steps are not compared: all curves together are fitted (surface.py).
     """
-    sizes, others = _fields(config)
-    if not sizes or not others:
-        return []
-    from sweep.analysis.surface import fit_surface  # scipy takes a while to import
-
-    surface = fit_surface(config, record)
-    if surface is None:
+    sizes, others = size_fields(config)
+    if surface is None or not sizes or not others:
         return []
     groups: dict[tuple[Any, ...], list[TrialRecord]] = {}
     for trial in record.trials.values():
@@ -72,6 +78,7 @@ def best_by_size(config: SweepConfig, record: SweepRecord) -> list[SizeRow]:
     rows = []
     for size, trials in sorted(groups.items(), key=lambda item: item[0]):
         found = surface.best(dict(zip(sizes, size, strict=True)))
+        rates = [t.params[RATE] for t in trials if RATE in others and t.is_comparable and t.step]
         rows.append(
             SizeRow(
                 size=size,
@@ -80,11 +87,20 @@ def best_by_size(config: SweepConfig, record: SweepRecord) -> list[SizeRow]:
                 loss=found.loss,
                 deviation=found.deviation,
                 flops=_full_flops(trials, config.trial.train.steps),
+                tried=(min(rates), max(rates)) if rates else None,
                 trials=len(trials),
                 finished=sum(trial.outcome == "finished" for trial in trials),
+                known=any(_is_within(trial, found.near) for trial in trials),
             )
         )
     return rows
+
+
+def _is_within(trial: TrialRecord, rates: tuple[float, float] | None) -> bool:
+    """Say whether a trial came to its end, and at one of these rates, where there are any."""
+    if trial.outcome != "finished":
+        return False
+    return rates is None or rates[0] <= trial.params[RATE] <= rates[1]
 
 
 def _full_flops(trials: list[TrialRecord], steps: int) -> float | None:
@@ -92,7 +108,7 @@ def _full_flops(trials: list[TrialRecord], steps: int) -> float | None:
     return next((e["flops"] / e["step"] * steps for e in told), None)
 
 
-def _fields(config: SweepConfig) -> tuple[list[str], list[str]]:
+def size_fields(config: SweepConfig) -> tuple[list[str], list[str]]:
     """Return the searched fields that make the size, and the others."""
     sizes = [name for name in config.space if name.startswith("model.")]
     return sizes, [name for name in config.space if name not in sizes]

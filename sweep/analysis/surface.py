@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from sweep.analysis.gaussian_process import Array, Rows, fit
-from sweep.config.space import Domain
+from sweep.config.space import RATE, Domain
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import COMPARABLE, SweepRecord, TrialRecord
+from sweep.record.results import SweepRecord, TrialRecord
 
-RATE = "optim.lr"
 EVALUATIONS = (1, 2, 3, 5, 8)
 """Which of a trial's evaluations count, besides its last: losses close in time say the same."""
 MAX_ROWS = 600
@@ -36,6 +35,8 @@ class Estimate:
     """Standard deviation of such a trial's loss, nats."""
     rates: tuple[float, float] | None
     """Interval that holds the best rate with 80 %, the other fields as in `params`."""
+    near: tuple[float, float] | None
+    """The same up to halfway to the next rates that were looked at."""
 
 
 class Surface:
@@ -50,6 +51,8 @@ class Surface:
         self._steps = config.trial.train.steps
         self._ended = any(trial.step == self._steps for trial in trials)
         self._process = fit(self._rows(trials))
+        self.training_noise = self._process.training_noise
+        """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
     def best(self, fixed: Mapping[str, Any]) -> Estimate:
         """Return where the expected final loss is least, given some fields.
@@ -60,18 +63,18 @@ class Surface:
         free = [axis for axis in self._axes if axis.name not in fixed]
         points = [dict(fixed) | point for point in _points(free)]
         mean, covariance = self._process.final(self._inputs(points))
-        rates = None
+        rates = near = None
         rate = self._axes[0]
         if rate.name == RATE and rate in free:
             if len(free) > 1:  # else the points are those along the rate
                 best = points[int(mean.argmin())]
                 points = [best | {RATE: value} for value in rate.grid(GRID)]
                 mean, covariance = self._process.final(self._inputs(points))
-            rates = _interval([point[RATE] for point in points], mean, covariance)
+            rates, near = _interval([point[RATE] for point in points], mean, covariance)
         at = int(mean.argmin())
-        variance = max(float(covariance[at, at]), 0.0) + self._process.training_noise**2
+        variance = max(float(covariance[at, at]), 0.0) + self.training_noise**2
         loss = float(mean[at]) if self._ended else None
-        return Estimate(points[at], loss, math.sqrt(variance), rates)
+        return Estimate(points[at], loss, math.sqrt(variance), rates, near)
 
     def _rows(self, trials: Sequence[TrialRecord]) -> Rows:
         params, backwards, numbers, losses = [], [], [], []
@@ -96,7 +99,7 @@ class Surface:
 
 def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
     """Return the surface of a sweep; None if nothing was trained whose loss counts."""
-    trials = [t for t in record.trials.values() if t.outcome in COMPARABLE and t.step > 0]
+    trials = [t for t in record.trials.values() if t.is_comparable and t.step > 0]
     return Surface(config, trials) if trials else None
 
 
@@ -150,10 +153,17 @@ def _points(axes: Sequence[_Axis]) -> Iterator[dict[str, Any]]:
             yield {axis.name: axis.value(x) for axis, x in zip(axes, shares, strict=True)}
 
 
-def _interval(rates: list[float], mean: Array, covariance: Array) -> tuple[float, float]:
-    """Return the 10 % and 90 % quantiles of the best rate over draws of the loss along it."""
+def _interval(
+    rates: list[float], mean: Array, covariance: Array
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the 10 % and 90 % quantiles of the best rate over draws of the loss along it.
+
+    And the same up to halfway, logarithmically, to their neighbours among the rates.
+    """
     jitter = 1e-8 * np.eye(len(mean))
     noise = np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
     draws = mean + noise @ np.linalg.cholesky(covariance + jitter).T
-    low, high = np.quantile(draws.argmin(axis=1), [0.1, 0.9])
-    return rates[round(low)], rates[round(high)]
+    low, high = map(round, np.quantile(draws.argmin(axis=1), [0.1, 0.9]))
+    below, above = rates[max(low - 1, 0)], rates[min(high + 1, len(rates) - 1)]
+    near = math.sqrt(below * rates[low]), math.sqrt(rates[high] * above)
+    return (rates[low], rates[high]), near

@@ -1,5 +1,6 @@
 """How numbers, settings and outcomes are said, wherever they are shown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sweep.config.sweep import SweepConfig
@@ -46,6 +47,13 @@ def magnitude(value: float) -> str:
 def params_text(params: dict[str, Any]) -> str:
     """Return a suggestion as text, e.g. "lr=0.003162 d_model=128"."""
     return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())
+
+
+def size_text(fields: Sequence[str], size: Sequence[Any]) -> str:
+    """Return a size by its searched fields: "128x4" for width and depth, else "d_model=128"."""
+    if tuple(fields) == ("model.d_model", "model.n_layers"):
+        return f"{size[0]}x{size[1]}"
+    return params_text(dict(zip(fields, size, strict=True)))
 
 
 def describe_domains(config: SweepConfig) -> list[str]:

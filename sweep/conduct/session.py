@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -137,7 +138,7 @@ class Session:
             why = self._trouble() or "no answer yet"
             say(self._console, f"MLflow is away, training goes on: {why}")
         self._interruption.require_none()
-        with self._begun():
+        with self._begun(plan, seconds):
             progress = Progress(config, self._record, seconds, self._console, self._trouble)
             self._log.listen(progress.notice)
             with progress:
@@ -151,12 +152,14 @@ class Session:
                 )
 
     @contextlib.contextmanager
-    def _begun(self) -> Iterator[None]:
-        """Record that the session began, and how it ended."""
+    def _begun(self, plan: Plan | None, seconds: float | None) -> Iterator[None]:
+        """Record that the session began, under which plan, and how it ended."""
+        config = self._sweep.config
         self._log.append(
             "session_started",
             session=self._record.sessions + 1,
-            num_samples=self._sweep.config.num_samples,
+            num_samples=config.num_samples,
+            plan=asdict(plan.cost(config, seconds)) if plan else None,
         )
         try:
             yield

@@ -13,6 +13,9 @@ from trainable.config.explain import explain
 from trainable.config.section import Section
 from trainable.config.trial import TrialConfig
 
+RATE = "optim.lr"
+"""The field of the learning rate: a space mostly has it."""
+
 Value = bool | int | float | str
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]

@@ -13,6 +13,7 @@ from sweep.plan.sizes import (
     trial_ends,
     trial_flops,
 )
+from sweep.record.results import PlannedCost
 from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.data.batches import TokenDataset, validation_starts
 from trainable.hardware.device import resolve_device
@@ -54,6 +55,15 @@ class Plan:
     """What the trial that takes the most memory takes at the least."""
     available_bytes: int
     """Memory that there is for trials, on their device."""
+
+    def cost(self, config: SweepConfig, seconds: float | None) -> PlannedCost:
+        """Return what the record keeps of it, given the seconds that are expected."""
+        return PlannedCost(
+            seconds=seconds,
+            steps=self.share * config.num_samples * config.trial.train.steps,
+            disk_bytes=self.disk_bytes,
+            standard_error=self.standard_error,
+        )
 
 
 def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Plan:

@@ -72,9 +72,28 @@ class TrialRecord:
         return self.best["val_loss"] if self.best else float("inf")
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether its losses count."""
+        return self.outcome in COMPARABLE
+
+    @property
     def sort_key(self) -> tuple[bool, float, int]:
         """Orders trials from the best to the worst: comparable ones first, then by loss."""
-        return (self.outcome not in COMPARABLE, self.best_val_loss, self.number)
+        return (not self.is_comparable, self.best_val_loss, self.number)
+
+
+@dataclass(frozen=True)
+class PlannedCost:
+    """What the plan expected of all trials of the first session."""
+
+    seconds: float | None
+    """None: it was not known."""
+    steps: float
+    """Of all trials together, after early stopping."""
+    disk_bytes: int
+    """Largest expected size of the kept checkpoints."""
+    standard_error: float | None
+    """Of a difference of two losses on the validation windows, nats; None for one window."""
 
 
 @dataclass
@@ -88,6 +107,8 @@ class SweepRecord:
     """Times the sweep was started or resumed."""
     seconds: float = 0.0
     """Wall-clock time of all sessions so far; a clock that is set back takes nothing away."""
+    plan: PlannedCost | None = None
+    """None if none was shown."""
     session_started: float | None = None
     """Unix time at which the running session began; None between sessions."""
     updated: float | None = None
@@ -132,7 +153,7 @@ class SweepRecord:
     def apply(self, event: Event) -> None:
         """Take in one event. Kinds and keys:
 
-        session_started: session, num_samples. session_ended: completed.
+        session_started: session, num_samples, plan (in the first). session_ended: completed.
         trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
         evaluation: trial, metrics.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
@@ -146,6 +167,8 @@ class SweepRecord:
             self.sessions = _of(int, event["session"])
             self.num_samples = _of(int, event["num_samples"])
             self.session_started = event["time"]
+            if event.get("plan") is not None:
+                self.plan = _planned(_of(dict, event["plan"]))
         elif kind == "session_ended":
             self.session_started = None
         elif kind == "trial_started":
@@ -195,7 +218,7 @@ class SweepRecord:
         while self._by_loss:
             loss, _, name = self._by_loss[0]
             trial = self.trials[name]
-            if trial.outcome in COMPARABLE and trial.best_val_loss == loss:
+            if trial.is_comparable and trial.best_val_loss == loss:
                 return trial
             heapq.heappop(self._by_loss)
         return None
@@ -233,6 +256,18 @@ def _trial_name(value: Any) -> str:
     if not re.fullmatch(r"t\d+", _of(str, value), re.ASCII):
         raise ValueError(f"{value!r} is no trial's name")
     return str(value)
+
+
+def _planned(facts: dict[str, Any]) -> PlannedCost:
+    def number(name: str) -> float | None:
+        return None if facts[name] is None else _number(facts[name])
+
+    return PlannedCost(
+        seconds=number("seconds"),
+        steps=_number(facts["steps"]),
+        disk_bytes=_of(int, facts["disk_bytes"]),
+        standard_error=number("standard_error"),
+    )
 
 
 def _number(value: Any) -> float:

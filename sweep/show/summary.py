@@ -4,6 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sweep.analysis.findings import findings
+from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
@@ -49,10 +51,12 @@ def show_summary(
         f"{share:.0%} of the steps that full trials would take\n",
     )
     console.print(leaderboard(config, record))
-    by_size = best_by_size(config, record)
+    study = Study(config, record)
+    by_size = best_by_size(study)
     if by_size:
         say(console, "\nbest learning rate for each model size, fitted to all learning curves")
         console.print(by_size)
+    say_findings(console, study)
     best = record.best
     if best is None:
         say(console, "no trial has a usable loss; see the reasons above")
@@ -68,3 +72,12 @@ def show_summary(
         lines.append(f"  and open {page}")
     for line in lines:
         say(console, f"  {line}")
+
+
+def say_findings(console: Console, study: Study) -> None:
+    """Print what a sweep found, if it found anything."""
+    found = findings(study)
+    if found:
+        say(console, "\nfindings")
+    for finding in found:
+        say(console, f"  - {finding.text}")

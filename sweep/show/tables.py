@@ -7,6 +7,7 @@ from rich.table import Table
 
 from sweep.analysis import leaderboard as board
 from sweep.analysis import sizes
+from sweep.analysis.study import Study
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.show.console import plain
@@ -20,12 +21,11 @@ def leaderboard(config: SweepConfig, record: SweepRecord, limit: int | None = 10
     return plain_table(board.leaderboard_heads(config), (row.cells() for row in rows))
 
 
-def best_by_size(config: SweepConfig, record: SweepRecord) -> Table | None:
-    """Return the best trial of each model size; None if the size or the rate is not searched."""
-    rows = sizes.best_by_size(config, record)
-    if not rows:
+def best_by_size(study: Study) -> Table | None:
+    """Return the best rate of each model size; None if the size or the rate is not searched."""
+    if not study.sizes:
         return None
-    return plain_table(sizes.size_heads(config), (row.cells() for row in rows))
+    return plain_table(sizes.size_heads(study.config), (row.cells() for row in study.sizes))
 
 
 def plain_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:

@@ -7,7 +7,8 @@ checked in a browser): where it is not understood, the page shows all runs as it
 import json
 from urllib.parse import quote
 
-from sweep.analysis.sizes import best_by_size, size_heads
+from sweep.analysis.sizes import size_heads
+from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, params_text, short_name
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
@@ -80,7 +81,7 @@ def parent_note(name: str, config: SweepConfig, record: SweepRecord) -> str:
             f"({best.name}); {counts_text(record)}."
         )
     lines.append(f"Restore and check it: `python sweep/best.py {name}`")
-    rows = best_by_size(config, record)
+    rows = Study(config, record).sizes
     if rows:
         heads = size_heads(config)
         table = [heads, ["---"] * len(heads), *(row.cells() for row in rows)]
