@@ -66,6 +66,7 @@ def ours(algorithm: str, trials: int) -> float:
     from sweep.record.events import EventLog
     from sweep.record.results import SweepRecord
     from trainable.config.explain import validate
+    from trainable.storage.folder import FolderStore
 
     # Another class with the same methods, in its place.
     session.LanguageModelTrial = TrivialTrial  # type: ignore[attr-defined]
@@ -87,7 +88,9 @@ def ours(algorithm: str, trials: int) -> float:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)
         log.append("session_started", session=1, num_samples=trials)
-        session.run_trials(config, Path(folder), record, log, CONCURRENT, Interruption())
+        session.run_trials(
+            config, Path(folder), FolderStore(Path(folder)), record, log, CONCURRENT, Interruption()
+        )
         log.close()
     assert record.counts() == {"finished": trials}
     return (resident("VmHWM") - before) / MIB

@@ -105,6 +105,7 @@ class Ours:
         from trainable.common.paths import config_file
         from trainable.config.explain import validate
         from trainable.config.yaml_file import read_yaml
+        from trainable.storage.folder import FolderStore
 
         os.environ["LM_SWEEP_HOME"] = str(scratch)
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch / 'ours.db'}"
@@ -119,7 +120,9 @@ class Ours:
         )
         self._log.listen(record.apply)
         self._log.listen(progress.notice)
-        self._recorder = Recorder(config, folder, record, self._log, Stopping(Interruption()))
+        self._recorder = Recorder(
+            config, FolderStore(folder), record, self._log, Stopping(Interruption())
+        )
         self._runs = MlflowRuns(folder, sweep)
         self._runs.connect()
         self._log.append("session_started", session=1, num_samples=TRIALS)

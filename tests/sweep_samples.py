@@ -83,7 +83,7 @@ def evaluated(trial: str, step: int, val_loss: float, **metrics: Any) -> Event:
 
 def saved(trial: str, step: int, val_loss: float, path: str | None = None) -> Event:
     """Return the record of a checkpoint."""
-    path = path or f"session-1/{trial}/checkpoint_{step:06d}"
+    path = path or f"session-1/{trial}/a-1/checkpoint_{step:06d}"
     return event("checkpoint", trial=trial, step=step, val_loss=val_loss, path=path)
 
 

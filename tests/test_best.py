@@ -47,7 +47,7 @@ def finished(config: TrialConfig) -> Path:
     folder, _ = new_sweep("mine", sweep_config(trial=config.model_dump()))
     trainer = Trainer(config)
     evaluations = list(trainer.run())
-    trainer.save(folder / "session-1" / "t000" / "checkpoint_000010")
+    trainer.save(folder / "session-1" / "t000" / "a-1" / "checkpoint_000010")
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o700)
     last = evaluations[-1]

@@ -13,6 +13,7 @@ from live_sweeps import ALONE, SLOWER, assert_whole, make_project, run, start_an
 from sweep.record.results import SweepRecord
 from sweep.record.retention import existing
 from trainable.checkpoint.folder import read_verified
+from trainable.storage.folder import FolderStore
 
 pytestmark = [pytest.mark.slow, pytest.mark.fault]
 
@@ -58,7 +59,7 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk, start):
     assert "Traceback" not in output + errors
     record = SweepRecord.read(folder)
     for trial in record.trials.values():
-        for checkpoint in existing(folder, trial)[-1:]:
+        for checkpoint in existing(FolderStore(folder), trial)[-1:]:
             read_verified(folder / checkpoint.path)
     fill(small_disk)  # to the last byte, again
     again = run(small_disk, "sweep/run.py", "--resume", "full")

@@ -62,7 +62,7 @@ def test_no_pickle_of_a_sweep_folder_is_ever_loaded(interrupted):
 def test_a_folder_that_others_can_write_is_not_resumed(interrupted):
     folder = interrupted / "results" / "mine"
     arguments = ("sweep/run.py", "--resume", "mine", "--num-samples", "9")
-    (deep, *_) = folder.glob("session-1/*/checkpoint_*/manifest.json")
+    (deep, *_) = folder.glob("session-1/*/a-*/checkpoint_*/manifest.json")
     for path in (folder, folder / "sweep.json", folder / "events.jsonl", deep, deep.parent):
         mode = path.stat().st_mode
         path.chmod(mode | stat.S_IWOTH)

@@ -18,7 +18,17 @@ SOURCES = {str(path.relative_to(ROOT)): path for path in [*TRAINABLE, *SWEEP]}
 
 ORDER = {
     "trainable": [
-        *("common", "config", "model", "data", "hardware", "passes", "checkpoint", "training")
+        *(
+            "common",
+            "storage",
+            "config",
+            "model",
+            "data",
+            "hardware",
+            "passes",
+            "checkpoint",
+            "training",
+        )
     ],
     "sweep": [
         *("common", "config", "record", "analysis", "search", "plan", "cluster", "control"),

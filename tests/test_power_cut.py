@@ -51,7 +51,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_told(
         checkpoint = folder / event["path"]
         files = {path: at for path, at in when.items() if path.parent == checkpoint}
         assert {path.suffix for path in files} == {".pt", ".json"}
-        names = [checkpoint, *checkpoint.parents[:3]]
+        names = [checkpoint, *checkpoint.parents[:4]]
         assert names[-1] == folder
         for path in (*files, *names):
             assert when[path] <= event["time"], path

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.experiment import Trial
 from sweep_samples import new_sweep, sweep_config
@@ -17,6 +18,7 @@ from sweep.engine.recorder import Recorder
 from sweep.engine.stopping import Stopping
 from sweep.record.events import Event, EventLog, read_events
 from sweep.record.results import SweepRecord
+from trainable.storage.folder import FolderStore
 
 pytestmark = pytest.mark.fault
 
@@ -30,7 +32,9 @@ class Session:
         self.record, self.log = SweepRecord(), EventLog(self.folder)
         self.log.listen(self.record.apply)
         self.stopping = Stopping(Interruption())
-        self.recorder = Recorder(config, self.folder, self.record, self.log, self.stopping)
+        self.recorder = Recorder(
+            config, FolderStore(self.folder), self.record, self.log, self.stopping
+        )
         self.log.append("session_started", session=1, num_samples=config.num_samples)
 
     def trial(self, name: str = "t000") -> Trial:
@@ -50,10 +54,11 @@ class Session:
         trial.run_metadata.last_result = told
 
     def save(self, trial: Trial, number: int) -> Path:
-        folder = self.folder / "session-1" / trial.config["name"] / f"checkpoint_{number:06d}"
-        folder.mkdir(parents=True)
-        self.tell("on_checkpoint", trial, checkpoint=tune.Checkpoint(str(folder)))
-        return folder
+        name = f"session-1/{trial.config['name']}/a-1/checkpoint_{number:06d}"
+        (self.folder / name).mkdir(parents=True)
+        named = tune.Checkpoint(name, LocalFileSystem())
+        self.tell("on_checkpoint", trial, checkpoint=named)
+        return self.folder / name
 
     def events(self, kind: str) -> list[Event]:
         return [event for event in read_events(self.folder) if event["event"] == kind]

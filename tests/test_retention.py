@@ -19,7 +19,8 @@ from sweep_samples import (
 from sweep.common.errors import SweepError
 from sweep.record.events import Event
 from sweep.record.results import SweepRecord
-from sweep.record.retention import existing, kept, prune, to_resume_from
+from sweep.record.retention import collect, existing, kept, prune, to_resume_from
+from trainable.storage.folder import FolderStore
 
 pytestmark = pytest.mark.fault
 
@@ -47,8 +48,8 @@ def folders_of(folder: Path, record: SweepRecord) -> None:
 def left(folder: Path) -> dict[str, list[int]]:
     """Return the steps of the checkpoints on disk, by trial."""
     found: dict[str, list[int]] = {}
-    for path in sorted(folder.glob("session-*/*/checkpoint_*")):
-        found.setdefault(path.parent.name, []).append(int(path.name.removeprefix("checkpoint_")))
+    for path in sorted(folder.glob("session-*/*/a-*/checkpoint_*")):
+        found.setdefault(path.parts[-3], []).append(int(path.name.removeprefix("checkpoint_")))
     return found
 
 
@@ -58,15 +59,17 @@ def pruned(*stories: list[Event], keep: int = 2) -> dict[str, list[int]]:
     write_events(folder, session(), *stories)
     record = SweepRecord.read(folder)
     folders_of(folder, record)
-    prune(folder, record, keep)
+    prune(FolderStore(folder), record, keep)
     # The record in memory knows what is left, and a resume finds the same on disk.
     for trial in record.trials.values():
         steps = left(folder).get(trial.name, [])
         assert sorted(c.step for c in trial.checkpoints) == steps
         again = SweepRecord.read(folder).trials[trial.name]
-        assert [c.step for c in existing(folder, again)] == steps[::-1], "the newest first"
+        assert [c.step for c in existing(FolderStore(folder), again)] == steps[::-1], (
+            "the newest first"
+        )
     before = left(folder)
-    prune(folder, SweepRecord.read(folder), keep)
+    prune(FolderStore(folder), SweepRecord.read(folder), keep)
     assert left(folder) == before, "pruning twice, or in the next session, removes no more"
     return left(folder)
 
@@ -136,20 +139,20 @@ def test_the_best_checkpoint_of_the_best_trial_always_survives(seed: int) -> Non
         checkpoint = saved(name, step, loss)
         record.apply_all([evaluated(name, step, loss), checkpoint])
         (folder / checkpoint["path"]).mkdir(parents=True)
-        prune(folder, record, 1)
+        prune(FolderStore(folder), record, 1)
         if rng.random() < 0.3:
             outcome = rng.choice(["finished", "stopped", "diverged", "failed", "interrupted"])
             record.apply(ended(name, outcome, step))
             del running[name]
-            prune(folder, record, 1)
+            prune(FolderStore(folder), record, 1)
         for trial in record.unfinished:
-            assert {c.step for c in existing(folder, trial)} >= {
+            assert {c.step for c in existing(FolderStore(folder), trial)} >= {
                 max(0, trial.step - 10),
                 trial.step,
             } - {0}
         best = record.best
         if best is not None and best.best is not None and best.step > 0:
-            assert best.best["step"] in {c.step for c in existing(folder, best)}, best
+            assert best.best["step"] in {c.step for c in existing(FolderStore(folder), best)}, best
 
 
 def test_keeping_is_decided_without_looking_at_the_disk() -> None:
@@ -164,19 +167,37 @@ def test_a_trial_goes_on_from_the_newest_of_what_should_be_there() -> None:
 
 def test_of_two_checkpoints_of_one_step_the_later_counts() -> None:
     """The earlier was damaged: the trial went on from the one before, and came there again."""
-    again = [saved("t000", 40, 1.0, "session-2/t000/checkpoint_000000")]
+    again = [saved("t000", 40, 1.0, "session-2/t000/a-1/checkpoint_000000")]
     trial = record_of(trained("t000", FALLING, None), again).trials["t000"]
-    paths = ["session-2/t000/checkpoint_000000", "session-1/t000/checkpoint_000030"]
+    paths = ["session-2/t000/a-1/checkpoint_000000", "session-1/t000/a-1/checkpoint_000030"]
     assert [c.path for c in to_resume_from(trial)] == paths
 
 
 def test_a_checkpoint_that_is_gone_is_passed_over() -> None:
     folder, _ = new_sweep("gone")
     record = record_of(trained("t000", FALLING, None))
-    (folder / "session-1/t000/checkpoint_000030").mkdir(parents=True)
-    assert [c.step for c in existing(folder, record.trials["t000"])] == [30]
-    prune(folder, record, 5)
+    (folder / "session-1/t000/a-1/checkpoint_000030").mkdir(parents=True)
+    assert [c.step for c in existing(FolderStore(folder), record.trials["t000"])] == [30]
+    prune(FolderStore(folder), record, 5)
     assert left(folder) == {"t000": [30]}
+
+
+def test_what_no_line_names_is_collected_and_nothing_that_is_needed() -> None:
+    """A worker was killed while it saved; another was taken for dead, and saved after all."""
+    folder, _ = new_sweep("orphans")
+    record = record_of(trained("t000", FALLING, "interrupted"), trained("t001", RISING, "failed"))
+    folders_of(folder, record)
+    half = folder / "session-1/t000/a-2/checkpoint_000050/.state.x7"
+    late = folder / "session-1/t000/a-3/checkpoint_000040/manifest.json"
+    elsewhere = folder / "session-1/t000/notes/checkpoint_000040/manifest.json"
+    for path in (half, late, elsewhere):
+        path.parent.mkdir(parents=True)
+        path.write_text("{}", encoding="utf-8")
+    assert collect(FolderStore(folder), record, 5) == 2 + 2 + 4
+    assert left(folder) == {"t000": [30, 40]}
+    assert elsewhere.exists(), "nothing but attempts is looked at"
+    assert not half.parent.parent.exists()
+    assert collect(FolderStore(folder), record, 5) == 0
 
 
 @pytest.mark.parametrize(
@@ -201,6 +222,6 @@ def test_nothing_outside_the_sweep_folder_is_ever_removed(path: str) -> None:
     wrong = saved("t000", 10, 4.0, path.format(outside=outside))
     with contextlib.suppress(SweepError):
         record = record_of(started("t000"), wrong, ended("t000", "failed"))
-        prune(folder, record, 5)
+        prune(FolderStore(folder), record, 5)
     assert (outside / "deep" / "precious").exists()
     assert (folder / "sweep.json").exists()

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @pytest.fixture
-def tune_config(tiny_config):
+def tune_config(tiny_config, tmp_path):
     """Return a function that makes the Tune config of a trial."""
 
     def make(name="t000", **values):
@@ -27,6 +27,8 @@ def tune_config(tiny_config):
             "name": name,
             "params": {},
             "trial": trial.model_dump(),
+            "store": str(tmp_path),
+            "place": f"session-1/{name}",
             "resume_from": [],
             "gpu_share": None,
         }
@@ -94,23 +96,23 @@ def test_a_resume_reads_the_state_once(tune_config, tmp_path):
     config = tune_config(**{"model.d_model": 256, "train.steps": 1, "train.eval_every": 1})
     trial = LanguageModelTrial(dict(config))
     results(trial)
-    trial.save(str(tmp_path / "saved"))
-    (state,) = (tmp_path / "saved").glob("state-*.pt")
-    resumed = LanguageModelTrial({**config, "resume_from": [str(tmp_path / "saved")]})
+    name = trial.save().checkpoint.path
+    (state,) = (tmp_path / name).glob("state-*.pt")
+    resumed = LanguageModelTrial({**config, "resume_from": [name]})
     before = bytes_read()
     assert resumed.train()["done"]
     assert state.stat().st_size < bytes_read() - before < 1.5 * state.stat().st_size
 
 
 @pytest.fixture
-def saved(tune_config, tmp_path):
-    """Checkpoints of a trial at steps 0, 5, 10, 15 and 20, as Tune names and knows them."""
+def saved(tune_config):
+    """Checkpoints of a trial at steps 0, 5, 10, 15 and 20, as Tune knows them."""
     trial = LanguageModelTrial(tune_config())
     found = []
     for number in range(5):
         result = trial.train()
         assert result["should_checkpoint"] == (number > 0), "an untrained model is not saved"
-        found.append(trial.save(str(tmp_path / f"checkpoint_{number:06d}")))
+        found.append(trial.save())
     assert result["done"]
     trial.stop()
     return found
@@ -126,8 +128,8 @@ def flip_a_bit(folder):
 def gone_on(tune_config, saved, who):
     """Return a trial that goes on as the next session's does, or as the next worker's does."""
     if who == "the next session":
-        folders = [checkpoint.checkpoint.path for checkpoint in reversed(saved)]
-        return LanguageModelTrial({**tune_config(), "resume_from": folders})
+        names = [checkpoint.checkpoint.path for checkpoint in reversed(saved)]
+        return LanguageModelTrial({**tune_config(), "resume_from": names})
     trial = LanguageModelTrial(tune_config())
     trial.restore(saved[-1])
     return trial
@@ -154,10 +156,11 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
     tune_config, saved, tmp_path, who, how
 ):
     ruin, told = RUIN[how]
-    ruin(tmp_path / "checkpoint_000003")
+    newest = tmp_path / saved[3].checkpoint.path
+    ruin(newest)
     result = gone_on(tune_config, saved[:4], who).train()
     assert result["step"] == 15
-    assert told.format(tmp_path / "checkpoint_000003") in result["notice"]
+    assert told.format(newest) in result["notice"]
 
 
 @pytest.mark.fault
@@ -165,12 +168,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 def test_a_trial_without_a_usable_checkpoint_begins_anew_and_says_so(
     tune_config, saved, tmp_path, who
 ):
-    for folder in tmp_path.glob("checkpoint_*"):
-        flip_a_bit(folder)
+    for checkpoint in saved:
+        flip_a_bit(tmp_path / checkpoint.checkpoint.path)
     result = gone_on(tune_config, saved, who).train()
     assert result["step"] == 0
-    for number in range(5):
-        assert f"checkpoint_{number:06d}" in result["notice"]
+    for checkpoint in saved:
+        assert checkpoint.checkpoint.path in result["notice"]
     assert "begins anew" in result["notice"]
 
 
@@ -182,13 +185,14 @@ def test_a_trial_at_its_last_step_says_so_again(tune_config, saved, tmp_path, wh
     assert (result["step"], result["outcome"], result["done"]) == (20, None, True)
     assert result["val_loss"] == saved[-1].metrics["val_loss"]
     assert result["should_checkpoint"]
-    again = trial.save(str(tmp_path / "again")).checkpoint.path
-    assert read_manifest(Path(again)).iteration == 20
+    again = trial.save().checkpoint.path
+    assert again != saved[-1].checkpoint.path
+    assert read_manifest(tmp_path / again).iteration == 20
 
 
 @pytest.mark.fault
-def test_the_next_worker_takes_no_unfinished_copy(tune_config, saved):
-    """Tune copies a checkpoint file by file; it knows those alone that came to their end."""
+def test_the_next_worker_takes_no_later_checkpoint_than_was_told(tune_config, saved):
+    """The worker before may have died while it wrote one."""
     trial = LanguageModelTrial(tune_config())
     trial.restore(saved[2])
     result = trial.train()
@@ -198,17 +202,46 @@ def test_the_next_worker_takes_no_unfinished_copy(tune_config, saved):
 @pytest.mark.fault
 def test_the_next_worker_misses_no_checkpoint_of_an_earlier_session(tune_config, saved, tmp_path):
     """The session began with one that may have been removed since, when newer ones came."""
-    removed, kept = tmp_path / "removed", Path(saved[1].checkpoint.path)
-    trial = LanguageModelTrial({**tune_config(), "resume_from": [str(removed), str(kept)]})
-    shutil.rmtree(saved[0].checkpoint.path)
-    lone = shutil.copytree(saved[2].checkpoint.path, tmp_path / "session" / "checkpoint_000000")
-    flip_a_bit(lone)
-    saved[2].checkpoint.path = str(lone)
+    removed, kept = "session-1/t000/a-0/checkpoint_000007", saved[1].checkpoint.path
+    trial = LanguageModelTrial({**tune_config(), "resume_from": [removed, kept]})
+    lone = "session-2/t000/a-1/checkpoint_000010"
+    shutil.copytree(tmp_path / saved[2].checkpoint.path, tmp_path / lone)
+    flip_a_bit(tmp_path / lone)
+    saved[2].checkpoint.path = lone
     trial.restore(saved[2])
     result = trial.train()
     assert result["step"] == 10
-    assert str(lone) in result["notice"]
-    assert str(removed) not in result["notice"]
+    assert lone in result["notice"]
+    assert removed not in result["notice"]
+
+
+def test_the_next_worker_knows_what_all_before_it_saved(tune_config, saved, tmp_path):
+    """Two workers died; the second's one checkpoint is damaged, so the first's newest counts."""
+    second = LanguageModelTrial(tune_config())
+    second.restore(saved[2])
+    second.train()
+    newest = second.save()
+    assert Path(newest.checkpoint.path).parent != Path(saved[3].checkpoint.path).parent
+    flip_a_bit(tmp_path / newest.checkpoint.path)
+    third = LanguageModelTrial(tune_config())
+    third.restore(newest)
+    result = third.train()
+    assert (result["step"], newest.checkpoint.path in result["notice"]) == (15, True)
+
+
+@pytest.mark.fault
+def test_a_worker_taken_for_dead_overwrites_nothing(tune_config, saved, tmp_path):
+    """Its successor is at the same step already when it wakes up and saves after all."""
+    zombie, successor = LanguageModelTrial(tune_config()), LanguageModelTrial(tune_config())
+    for trial in (zombie, successor):
+        trial.restore(saved[2])
+        assert trial.train()["step"] == 15
+    told = tmp_path / successor.save().checkpoint.path
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in told.iterdir()}
+    late = tmp_path / zombie.save().checkpoint.path
+    assert late.parent != told.parent
+    after = {path.name: (path.stat().st_ino, path.read_bytes()) for path in told.iterdir()}
+    assert after == before
 
 
 @pytest.mark.fault

@@ -122,7 +122,15 @@ def test_suggestions_are_valid_and_inside_their_domains() -> None:
     config = sweep_config(space=WIDE, cpus_per_trial=2)
     taken = suggest(new_search(config), 40)
     for number, suggestion in enumerate(taken):
-        assert set(suggestion) == {"name", "params", "trial", "resume_from", "gpu_share"}
+        assert set(suggestion) == {
+            "name",
+            "params",
+            "trial",
+            "store",
+            "place",
+            "resume_from",
+            "gpu_share",
+        }
         assert suggestion["name"] == f"t{number:03d}"
         assert list(suggestion["params"]) == list(WIDE)
         for name, value in suggestion["params"].items():

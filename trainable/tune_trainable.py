@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.train._internal.session import _TrainingResult
 from ray.tune.result import DONE, SHOULD_CHECKPOINT
 
-from trainable.checkpoint.folder import Snapshot
+from trainable.checkpoint.folder import MANIFEST_FILE, Snapshot
 from trainable.common.errors import DamagedCheckpointError, DivergedError, UserError, first_line
-from trainable.common.files import fsync_tree
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
 from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
+from trainable.storage.address import open_store
+from trainable.storage.store import checkpoint_name, new_attempt, older_of_trial
 from trainable.training.ahead import Ahead
 from trainable.training.evaluation import Evaluation
 from trainable.training.trainer import Trainer
@@ -27,7 +30,9 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
 
     trial: a TrialConfig as a dict, with the suggestion in it.
     name: the trial's name in the sweep, e.g. "t003".
-    resume_from: checkpoint folders to go on from, newest first; a damaged one is passed over.
+    store: where checkpoints lie, as open_store takes it.
+    place: the trial's folder there, in this session.
+    resume_from: names of checkpoints to go on from, newest first; a damaged one is passed over.
     gpu_share: the fraction of one GPU's memory that the trial may use, or None.
     """
 
@@ -43,7 +48,9 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         self._failure: Exception | None = None
         self._failure_told = False
         self._notices: list[str] = []
-        self._resume_from = [Path(folder) for folder in config["resume_from"]]
+        self._store = open_store(config["store"])
+        self._attempt = new_attempt(config["place"])
+        self._resume_from: list[str] = config["resume_from"]
         share = config.get("gpu_share")
         try:
             if share is not None and torch.cuda.is_available():
@@ -69,33 +76,35 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
             return self._lost("failed", kind + first_line(error), step=0, ends=False)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the checkpoint folder of the last evaluation, while the trial trains on.
-
-        Tune copies it and reports the copy, which is what must be on the disk: see save.
-        """
+        """Write the checkpoint folder of the last evaluation, while the trial trains on."""
         assert self._snapshot is not None
         self._snapshot.save(Path(checkpoint_dir), durable=False)
 
-    def save(self, checkpoint_dir: str | None = None) -> Any:
-        """Save as Tune does, by a copy, and wait until that is on the disk.
+    def save(self, checkpoint_dir: str | None = None) -> _TrainingResult:
+        """Save into this attempt's own folder; it is there for good when Tune is told.
 
-        So a checkpoint that the sweep's record names outlives a power cut.
+        Tune would copy a folder without waiting for the disk, to where a worker that it takes for
+        dead could write, too.
+
+        Raises:
+            OSError, StorageError: it cannot be stored.
         """
-        saved = super().save(checkpoint_dir)
-        folder = Path(saved.checkpoint.path)
-        fsync_tree(folder, Path(self._storage.storage_fs_path) if self._storage else folder.parent)
-        return saved
+        assert self._snapshot is not None
+        name = checkpoint_name(self._attempt, self._snapshot.facts["iteration"])
+        with self._store.writing(name, last=MANIFEST_FILE) as folder:
+            self.save_checkpoint(str(folder))
+        # The path is a name in the store, and the store's keys are not Tune's to write down.
+        named = tune.Checkpoint(name, LocalFileSystem())
+        return _TrainingResult(named, dict(self._last_result or {}))
 
-    def restore(self, checkpoint_path: Any) -> None:
+    def restore(self, checkpoint_path: _TrainingResult) -> None:
         """Go on, after this trial's worker died, from its newest checkpoint that is whole.
 
         Tune would give the trial up if the one that it knows is damaged or gone.
         """
-        newest = Path(checkpoint_path.checkpoint.path)
-        # Tune numbers them. A newer one is a copy that was never finished.
-        older = [path for path in newest.parent.glob("checkpoint_*") if path.name < newest.name]
-        before = [path for path in self._resume_from if path.exists()]
-        self._resume_from = [newest, *sorted(older, reverse=True), *before]
+        newest = checkpoint_path.checkpoint.path
+        before = [name for name in self._resume_from if self._store.exists(name)]
+        self._resume_from = [newest, *older_of_trial(self._store, newest), *before]
 
     def load_checkpoint(self, checkpoint: str | dict[str, Any] | None) -> None:
         """Go on from a checkpoint folder."""
@@ -157,13 +166,14 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
 
     def _resume(self, trainer: Trainer) -> None:
         """Go on from the newest checkpoint that is whole."""
-        for folder in self._resume_from:
+        for name in self._resume_from:
             try:
-                trainer.load(folder)
+                with self._store.reading(name) as folder:
+                    trainer.load(folder)
             except DamagedCheckpointError as error:
                 damaged = f"passed over a damaged checkpoint: {error}"
-                gone = f"passed over a checkpoint that is gone: {folder}"
-                self._notices.append(damaged if folder.exists() else gone)
+                gone = f"passed over a checkpoint that is gone: {self._store.address(name)}"
+                self._notices.append(damaged if self._store.exists(name) else gone)
             else:
                 return
         if self._resume_from:

@@ -22,6 +22,8 @@ from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
 from sweep.record.results import SweepRecord
+from sweep.record.retention import collect
+from sweep.record.storage import store_of
 from sweep.show.console import say
 from sweep.show.plan_text import show_plan
 from sweep.show.progress import Progress
@@ -84,6 +86,7 @@ class Session:
         self._tracker: Tracker | None = None
         self._delivered = True
         write_sweep(folder, sweep)
+        self._store = store_of(folder)
         self._record = SweepRecord.read(folder)
         self._log = EventLog(folder)
         self._log.listen(self._record.apply)
@@ -92,6 +95,9 @@ class Session:
         """Run to the last trial's end, or until a signal comes."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
+            if self._record.sessions:
+                self._collect()  # what workers left that were killed, or lived on on their own
+            stack.callback(self._collect)
             stack.enter_context(self._interruption)
             try:
                 with ray_starting(trials_take, self._concurrent, self._without_ray) as ray_ready:
@@ -145,6 +151,7 @@ class Session:
                 run_trials(
                     config,
                     self._folder,
+                    self._store,
                     self._record,
                     self._log,
                     self._concurrent,
@@ -169,6 +176,10 @@ class Session:
 
     def _trouble(self) -> str | None:
         return self._tracker.trouble if self._tracker else None
+
+    def _collect(self) -> None:
+        """Remove checkpoints that nobody needs, while no worker of the sweep runs."""
+        collect(self._store, self._record, self._sweep.config.keep_checkpoints)
 
     def _close(self) -> None:
         """Close the record, and let MLflow have the rest of it."""

@@ -12,6 +12,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.record.events import EventLog, read_events
 from sweep.record.results import Outcome, SweepRecord, TrialRecord
 from sweep.record.retention import prune
+from sweep.record.storage import store_of
 from sweep.search.rungs import Rungs, recorded
 
 
@@ -51,7 +52,7 @@ def end_decided(
     for trial, outcome, rung in ended:
         _end(log, trial, outcome, rung, when)
     if ended:
-        prune(folder, record, config.keep_checkpoints)
+        prune(store_of(folder), record, config.keep_checkpoints)
     return bool(ended)
 
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -14,6 +13,7 @@ from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
 from sweep.record.retention import prune
+from trainable.storage.store import Store
 from trainable.training.evaluation import Evaluation
 
 METRICS = tuple(Evaluation.__dataclass_fields__)
@@ -43,7 +43,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
 
     Args:
         config: the sweep.
-        folder: the sweep's folder.
+        store: where its checkpoints lie.
         record: kept up to date by the log's events.
         log: where events go.
         stopping: ends the session.
@@ -52,7 +52,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     def __init__(
         self,
         config: SweepConfig,
-        folder: Path,
+        store: Store,
         record: SweepRecord,
         log: EventLog,
         stopping: Stopping,
@@ -63,7 +63,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         """The first error of a callback, which ended the session."""
         self._stopping = stopping
         self._config = config
-        self._folder = folder
+        self._store = store
         self._record = record
         self._log = log
         self._started: set[str] = set()
@@ -111,16 +111,15 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         checkpoint: tune.Checkpoint,
         **_: Any,
     ) -> None:
-        """Record a checkpoint, which is on disk by now."""
-        path = Path(checkpoint.path).relative_to(self._folder)
+        """Record a checkpoint, which is stored by now, by the name that its worker gave it."""
         self._log.append(
             "checkpoint",
             trial=trial.config["name"],
             step=trial.last_result["step"],
             val_loss=trial.last_result["val_loss"],
-            path=str(path),
+            path=checkpoint.path,
         )
-        prune(self._folder, self._record, self._config.keep_checkpoints)
+        prune(self._store, self._record, self._config.keep_checkpoints)
 
     @_kept
     def on_trial_complete(
@@ -182,4 +181,4 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         self._log.append(
             "outcome", trial=name, outcome=outcome, step=step, rung=rung, reason=reason
         )
-        prune(self._folder, self._record, self._config.keep_checkpoints)
+        prune(self._store, self._record, self._config.keep_checkpoints)

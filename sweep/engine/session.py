@@ -18,12 +18,14 @@ from sweep.record.results import SweepRecord
 from sweep.record.retention import to_resume_from
 from sweep.search.asha import ResumableAsha
 from sweep.search.tune_search import SweepSearch
+from trainable.storage.store import Store
 from trainable.tune_trainable import LanguageModelTrial
 
 
 def run_trials(
     config: SweepConfig,
     folder: Path,
+    store: Store,
     record: SweepRecord,
     log: EventLog,
     concurrent: int,
@@ -38,19 +40,17 @@ def run_trials(
     """
     witness = Witness()
     stopping = Stopping(interruption)
-    recorder = Recorder(config, folder, record, log, stopping)
+    recorder = Recorder(config, store, record, log, stopping)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
-    checkpoints = {
-        trial.name: [str(folder / c.path) for c in to_resume_from(trial)] for trial in unfinished
-    }
+    checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
     tuner = tune.Tuner(
         tune.with_resources(
             LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
         ),
         tune_config=tune.TuneConfig(
             num_samples=to_do,
-            search_alg=SweepSearch(config, record, checkpoints, concurrent),
+            search_alg=SweepSearch(config, record, checkpoints, concurrent, store.address("")),
             scheduler=ResumableAsha(config, record),
             reuse_actors=True,
             trial_dirname_creator=trial_name,

@@ -10,6 +10,7 @@ from sweep.common.errors import SweepError
 from sweep.record.folder import find_sweep, read_sweep
 from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import existing
+from sweep.record.storage import store_of
 from sweep.show.commands import command, shown_path
 from trainable.checkpoint.export import export_model
 from trainable.checkpoint.folder import Manifest, load_weights, read_manifest
@@ -57,13 +58,19 @@ def load_best(folder: Path) -> Restored:
             f"{trial.name} before the first step, of which no checkpoint is made; training "
             "made every trial worse: search lower learning rates, or train longer"
         )
-    checkpoint = next((c for c in existing(folder, trial) if c.step == best_step), None)
+    store = store_of(folder)
+    checkpoint = next((c for c in existing(store, trial) if c.step == best_step), None)
     if checkpoint is None:
         raise CheckpointError(
             f"sweep {folder.name}: the checkpoint of {trial.name} at step {best_step:,.0f} is "
             "gone, and --resume cannot bring it back; restore a backup, or train that trial again"
         )
-    manifest = read_manifest(folder / checkpoint.path)
+    with store.reading(checkpoint.path) as place:
+        return _restored(trial, checkpoint, place)
+
+
+def _restored(trial: TrialRecord, checkpoint: SavedCheckpoint, place: Path) -> Restored:
+    manifest = read_manifest(place)
     config = manifest.config
     dataset = open_dataset(config.data, config.model.context_length, verify=True)
     if manifest.dataset_digest != dataset.digest:
@@ -72,7 +79,7 @@ def load_best(folder: Path) -> Restored:
             f"{dataset.folder} is {dataset.digest} now; bring the old one back"
         )
     trainer = Trainer(config, dataset)
-    load_weights(folder / checkpoint.path, trainer.model)
+    load_weights(place, trainer.model)
     return Restored(trial, checkpoint, manifest, trainer, trainer.evaluate())
 
 
@@ -85,7 +92,7 @@ def restore_best(
     best = load_best(folder)
     trial, recorded = best.trial, best.checkpoint.val_loss
     print(f"best of {name}: {trial.name} {params_text(trial.params)}")
-    print(f"checkpoint {shown_path(folder / best.checkpoint.path)}, verified")
+    print(f"checkpoint {shown_path(store_of(folder).address(best.checkpoint.path))}, verified")
     print(f"val_loss recorded {recorded!r}, evaluated now {best.val_loss!r}", end=": ")
     if best.exact:
         print("the same to the last bit")

@@ -28,7 +28,7 @@ class SavedCheckpoint:
     step: int
     val_loss: float
     path: str
-    """Relative to the sweep folder."""
+    """Its name in the sweep's store: relative to results/NAME, or to its folder in `storage`."""
 
 
 @dataclass

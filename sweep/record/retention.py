@@ -1,15 +1,14 @@
 """Which checkpoints stay on disk: what resuming needs, and the best of the sweep."""
 
 import heapq
-import shutil
-from pathlib import Path
 
 from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
+from trainable.storage.store import Store
 
 
-def existing(folder: Path, trial: TrialRecord) -> list[SavedCheckpoint]:
+def existing(store: Store, trial: TrialRecord) -> list[SavedCheckpoint]:
     """Return a trial's checkpoints that are still there, newest first."""
-    found = [c for c in trial.checkpoints if (folder / c.path).is_dir()]
+    found = [c for c in trial.checkpoints if store.exists(c.path)]
     return sorted(found, key=lambda c: c.step, reverse=True)
 
 
@@ -35,25 +34,40 @@ def to_resume_from(trial: TrialRecord) -> list[SavedCheckpoint]:
     return sorted(set(kept(trial, among_the_best=True)), key=lambda c: c.step, reverse=True)
 
 
-def prune(folder: Path, record: SweepRecord, keep_trials: int) -> None:
+def prune(store: Store, record: SweepRecord, keep_trials: int) -> None:
     """Remove the checkpoints that need not stay; `keep_trials` ended trials keep theirs.
 
     Called at every checkpoint and outcome, so only trials that hold checkpoints are looked at.
     """
+    for name in _forgotten(record, keep_trials):
+        store.delete(name)
+
+
+def collect(store: Store, record: SweepRecord, keep_trials: int) -> int:
+    """Remove all that need not stay, orphans, too; return how many checkpoints that were.
+
+    An orphan is one that no line of the record names: its worker was killed on the way, or lived
+    on when it had been taken for dead. No worker of the sweep may run: what it writes is not named
+    yet.
+    """
+    _forgotten(record, keep_trials)
+    needed = {c.path for trial in record.holding.values() for c in trial.checkpoints}
+    orphans = [name for name in store.names() if name not in needed]
+    for name in orphans:
+        store.delete(name)
+    return len(orphans)
+
+
+def _forgotten(record: SweepRecord, keep_trials: int) -> list[str]:
+    """Take the checkpoints that need not stay out of the record in memory; return their names."""
+    names = []
     holding = list(record.holding.values())
     ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
     best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
     for trial in holding:
         keep = {c.path for c in kept(trial, trial.name in best)}
-        for checkpoint in trial.checkpoints:
-            if checkpoint.path not in keep:
-                _remove(folder, folder / checkpoint.path)
+        names += [c.path for c in trial.checkpoints if c.path not in keep]
         trial.checkpoints = [c for c in trial.checkpoints if c.path in keep]
         if not trial.checkpoints:
             del record.holding[trial.name]
-
-
-def _remove(folder: Path, checkpoint: Path) -> None:
-    """Remove a checkpoint folder, but nothing that is not below the sweep's own."""
-    if folder.resolve() in checkpoint.resolve().parents:
-        shutil.rmtree(checkpoint, ignore_errors=True)
+    return names

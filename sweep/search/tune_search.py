@@ -21,9 +21,10 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
     Args:
         config: the sweep.
         record: what earlier sessions did.
-        checkpoints: for each unfinished trial its checkpoint folders, newest first.
+        checkpoints: for each unfinished trial the names of its checkpoints, newest first.
         concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
             each knows all the results there are.
+        store: address of the store that the trials save in.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         record: SweepRecord,
         checkpoints: Mapping[str, list[str]],
         concurrent: int,
+        store: str = "",
     ) -> None:
         super().__init__(metric="val_loss", mode="min")
         self.method = build_method(config, record)
         self._config = config
         self._checkpoints = dict(checkpoints)
         self._concurrent = concurrent
+        self._store, self._session = store, f"session-{record.sessions}"
         self._running: dict[str, int] = {}
         """Numbers of the trials that run, by Tune's id."""
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
@@ -57,6 +60,8 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
             "name": name,
             "params": params,
             "trial": self._config.trial_config(params).model_dump(),
+            "store": self._store,
+            "place": f"{self._session}/{name}",
             "resume_from": self._checkpoints.get(name, []),
             "gpu_share": gpus if 0 < gpus < 1 else None,
         }

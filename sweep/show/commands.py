@@ -39,10 +39,10 @@ def mlflow_command() -> str:
     return f"{mlflow} ui" if here else f"(cd {shlex.quote(str(project_folder()))} && {mlflow} ui)"
 
 
-def shown_path(path: Path) -> str:
-    """Return a path below the working folder relative to it, any other in full."""
+def shown_path(path: Path | str) -> str:
+    """Return a path below the working folder relative to it, any other, or an address, in full."""
     try:
-        return str(path.relative_to(Path.cwd()))
+        return str(Path(path).relative_to(Path.cwd()))
     except ValueError:
         return str(path)
 

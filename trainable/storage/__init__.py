@@ -1,0 +1,1 @@
+"""Where checkpoints lie, whatever kind of place that is."""
