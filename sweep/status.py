@@ -14,6 +14,7 @@ from rich.table import Table
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, outcome_text
 from sweep.common.errors import SweepError
+from sweep.conduct.stop import stop_sweep
 from sweep.engine.failures import unwritable_error
 from sweep.record.folder import find_sweep, read_sweep, results_folder, sweep_names
 from sweep.record.lock import is_running, locked
@@ -37,19 +38,29 @@ class Arguments:
     """Deliver to MLflow what it has not got yet."""
     repair: bool = False
     """Mend a damaged record; what cannot be mended is set aside in results/NAME."""
+    stop: bool = False
+    """End a running sweep as a signal would, from wherever its folder is seen."""
+    pause: bool = False
+    """The same, and say that it is to be gone on with."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="status.py")
     console = open_console()
+    asked = [f"--{name}" for name, value in vars(arguments).items() if value is True]
     if arguments.name is None:
-        if arguments.sync or arguments.repair:
+        if asked:
             raise ConfigError(
-                "--sync, --repair: name the sweep, as in `status.py sweep-001 --sync`"
+                f"{', '.join(asked)}: name the sweep, as in `status.py sweep-001 {asked[0]}`"
             )
         return _show_all(console)
     folder = find_sweep(arguments.name)
+    if arguments.stop or arguments.pause:
+        if len(asked) > 1:
+            raise ConfigError(f"{', '.join(asked)}: give one of them")
+        stop_sweep(folder, "stop" if arguments.stop else "pause", console)
+        return 0
     if arguments.repair:
         _repair(folder, console)
     if arguments.sync:
@@ -106,7 +117,7 @@ def _show_one(folder: Path, console: Console) -> None:
             console.print()
             console.print(table)
     say_findings(console, study)
-    if state == "interrupted":
+    if state not in ("running", "complete"):
         say(console, f"\ngo on with  python sweep/run.py --resume {name}")
 
 
@@ -121,7 +132,7 @@ def _reasons(record: SweepRecord) -> Table | None:
 def _state(folder: Path, record: SweepRecord) -> str:
     if is_running(folder):
         return "running"
-    return "complete" if record.sessions and record.complete else "interrupted"
+    return record.end
 
 
 def _sync(folder: Path, console: Console) -> None:

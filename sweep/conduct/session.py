@@ -15,6 +15,7 @@ from sweep.cluster.surroundings import require_surroundings
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
+from sweep.control.orders import OrderWatch
 from sweep.engine.closing import close_session
 from sweep.plan.plan import Plan
 from sweep.plan.probe import settled
@@ -99,6 +100,8 @@ class Session:
                 self._collect()  # what workers left that were killed, or lived on on their own
             stack.callback(self._collect)
             stack.enter_context(self._interruption)
+            number = self._record.sessions + 1
+            stack.enter_context(OrderWatch(self._folder, number, self._interruption.ask))
             try:
                 with ray_starting(trials_take, self._concurrent, self._without_ray) as ray_ready:
                     self._run(plan, ray_ready)
@@ -116,7 +119,7 @@ class Session:
         """Print how the session ended; return the exit status."""
         name, config = self._folder.name, self._sweep.config
         if self._interruption.signal is not None:
-            say(self._console, interrupted_text(name, self._record, config.num_samples))
+            say(self._console, self._interrupted_text(config.num_samples))
             return 128 + self._interruption.signal
         experiment = self._runs.experiment_id if self._runs else None
         page = page_address(experiment, name) if experiment else None
@@ -172,7 +175,15 @@ class Session:
             yield
         finally:
             with contextlib.suppress(OSError):  # a full disk has its own error
-                close_session(self._folder, self._sweep.config, self._record, self._log)
+                self._close_session()
+
+    def _close_session(self) -> None:
+        config, wanted = self._sweep.config, self._interruption.wanted
+        close_session(self._folder, config, self._record, self._log, ended_by=wanted)
+
+    def _interrupted_text(self, num_samples: int) -> str:
+        name, wanted = self._folder.name, self._interruption.wanted
+        return interrupted_text(name, self._record, num_samples, wanted)
 
     def _trouble(self) -> str | None:
         return self._tracker.trouble if self._tracker else None
@@ -194,16 +205,15 @@ class Session:
         """
         self._log.seal()
         with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
-            close_session(self._folder, self._sweep.config, self._record, self._log)
+            self._close_session()
             self._log.close()
         if self._tracker:
             self._tracker.close()
-        name, signal = self._folder.name, self._interruption.signal
-        if signal is not None:
-            say(self._console, interrupted_text(name, self._record, self._record.num_samples))
-            return 128 + signal
+        if self._interruption.signal is not None:
+            say(self._console, self._interrupted_text(self._record.num_samples))
+            return 128 + self._interruption.signal
         with contextlib.suppress(OSError):  # nobody there to be told
-            print(ray_died_text(name), file=sys.stderr, flush=True)
+            print(ray_died_text(self._folder.name), file=sys.stderr, flush=True)
         return 2
 
 

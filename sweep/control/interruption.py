@@ -6,6 +6,8 @@ import socket
 import threading
 from types import FrameType
 
+from sweep.control.orders import Want
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,6 +26,13 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.wanted: Want | None = None
+        """What was asked for, where it was no real signal."""
+
+    def ask(self, want: Want) -> None:
+        """Have the session end as by SIGTERM: somebody asks for it from elsewhere."""
+        if self.signal is None:
+            self.wanted, self.signal = want, signal.SIGTERM
 
     def __enter__(self) -> "Interruption":
         self._old = {number: signal.getsignal(number) for number in _SIGNALS}

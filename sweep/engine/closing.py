@@ -10,7 +10,7 @@ from typing import Any
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import EventLog, read_events
-from sweep.record.results import Outcome, SweepRecord, TrialRecord
+from sweep.record.results import EndedBy, Outcome, SweepRecord, TrialRecord
 from sweep.record.retention import prune
 from sweep.record.storage import store_of
 from sweep.search.rungs import Rungs, recorded
@@ -22,6 +22,7 @@ def close_session(
     record: SweepRecord,
     log: EventLog,
     ended: float | None = None,
+    ended_by: EndedBy | None = None,
 ) -> None:
     """Record that the session ended, and how the trials did that ran in it.
 
@@ -31,13 +32,15 @@ def close_session(
         record: what `log` holds; it must listen.
         log: where to.
         ended: Unix time of the end, seconds; None: now.
+        ended_by: what ended it early, but for a signal or a crash.
     """
     when = {} if ended is None else {"time": ended}
     end_decided(folder, config, record, log, **when)
     for trial in record.unfinished:
         if trial.outcome is None:
             _end(log, trial, "interrupted", None, when)
-    log.append("session_ended", completed=record.complete, **when)
+    why = {} if ended_by is None else {"ended_by": ended_by}
+    log.append("session_ended", completed=record.complete, **why, **when)
 
 
 def end_decided(

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from sweep.common.errors import SweepError
 from sweep.record.events import read_events
@@ -16,6 +16,12 @@ from sweep.record.lines import Event
 Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+EndedBy = Literal["stop", "pause"]
+"""What ends a session early, beside a signal or a crash: somebody asked for it."""
+
+ENDS: dict[EndedBy, str] = {"stop": "stopped", "pause": "paused"}
+"""What is said of a sweep that was ended so."""
 
 COMPARABLE: frozenset[Outcome | None] = frozenset({"finished", "stopped", "interrupted", None})
 """Outcomes whose losses count: a diverged or failed trial is never the best."""
@@ -111,6 +117,8 @@ class SweepRecord:
     """None if none was shown."""
     session_started: float | None = None
     """Unix time at which the running session began; None between sessions."""
+    ended_by: EndedBy | None = None
+    """What ended the last session early; None: a signal, a crash, or nothing did."""
     updated: float | None = None
     """Unix time of the last event."""
     lost: set[int] = field(default_factory=set)
@@ -153,7 +161,8 @@ class SweepRecord:
     def apply(self, event: Event) -> None:
         """Take in one event. Kinds and keys:
 
-        session_started: session, num_samples, plan (in the first). session_ended: completed.
+        session_started: session, num_samples, plan (in the first). session_ended: completed, and
+        ended_by, if it was early.
         trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
         evaluation: trial, metrics.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
@@ -166,11 +175,11 @@ class SweepRecord:
         if kind == "session_started":
             self.sessions = _of(int, event["session"])
             self.num_samples = _of(int, event["num_samples"])
-            self.session_started = event["time"]
+            self.session_started, self.ended_by = event["time"], None
             if event.get("plan") is not None:
                 self.plan = _planned(_of(dict, event["plan"]))
         elif kind == "session_ended":
-            self.session_started = None
+            self.session_started, self.ended_by = None, _ended_by(event.get("ended_by"))
         elif kind == "trial_started":
             params, name = _of(dict, event["params"]), _trial_name(event["trial"])
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
@@ -237,6 +246,13 @@ class SweepRecord:
         """Whether all trials that were asked for have ended."""
         return len(self.trials) >= self.num_samples and not self.unfinished
 
+    @property
+    def end(self) -> str:
+        """How the sweep ended, in a word: complete, interrupted, stopped or paused."""
+        if self.sessions and self.complete:
+            return "complete"
+        return ENDS[self.ended_by] if self.ended_by else "interrupted"
+
     def counts(self) -> dict[str, int]:
         """Return the number of trials by outcome, and of those running; no zeros."""
         found: Counter[str] = Counter(trial.outcome or "running" for trial in self.trials.values())
@@ -250,6 +266,12 @@ def _of(kind: type[T], value: Any) -> T:
     if type(value) is not kind:
         raise TypeError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def _ended_by(value: Any) -> EndedBy | None:
+    if value is not None and value not in get_args(EndedBy):
+        raise ValueError(f"unknown end {value!r}")
+    return cast("EndedBy | None", value)
 
 
 def _trial_name(value: Any) -> str:

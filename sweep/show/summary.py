@@ -8,16 +8,20 @@ from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, params_text
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import SweepRecord
+from sweep.control.orders import Want
+from sweep.record.results import ENDS, SweepRecord
 from sweep.show.commands import next_commands
 from sweep.show.console import say
 from sweep.show.tables import best_by_size, leaderboard
 
 
-def interrupted_text(name: str, record: SweepRecord, num_samples: int) -> str:
-    """Return what to say of a sweep that a signal ended."""
+def interrupted_text(
+    name: str, record: SweepRecord, num_samples: int, wanted: Want | None = None
+) -> str:
+    """Return what to say of a sweep that a signal ended, or that was asked for its end."""
+    how = f"{ENDS[wanted]} by status.py {name} --{wanted}" if wanted else "interrupted"
     resume = next_commands(name, num_samples)["resume"]
-    return f"interrupted: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
+    return f"{how}: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 
 def ray_died_text(name: str) -> str:

@@ -164,6 +164,7 @@ class Translator:
         best = self._record.best
         tags = {
             "outcomes": counts_text(self._record),
+            "sweep.state": self._record.end,
             "mlflow.note.content": parent_note(self._name, self._sweep.config, self._record),
         }
         if best is not None:
