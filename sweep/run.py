@@ -7,6 +7,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from sweep.conduct.detach import Begun, run_detached
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import find_sweep, read_sweep
 from trainable.common.command import run_command
@@ -17,38 +18,49 @@ from trainable.config.flags import parse_flags, pop_option
 from trainable.config.yaml_file import read_yaml
 
 SHIPPED = "sweep.yaml"
+SWITCHES = ("--dry-run", "--verify-data", "--detach")
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
 
 --config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
+--detach: go on without this terminal, and return once the first trials have begun.
 --dry-run: print the plan only.
 --verify-data: read every byte of the token files, even if their size and time are as before."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    dry_run, verify_data = "--dry-run" in argv, "--verify-data" in argv
-    switches = {"--dry-run", "--verify-data"}
-    name, flags = pop_option([word for word in argv if word not in switches], "--resume")
+    dry_run, verify_data, detach = (word in argv for word in SWITCHES)
+    if dry_run and detach:
+        raise ConfigError("--detach: a dry run ends at once; leave one of them out")
+    name, flags = pop_option([word for word in argv if word not in SWITCHES], "--resume")
     path, flags = pop_option(flags, "--config")
     if name is not None:
         if path is not None:
             raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
-        stored = read_sweep(find_sweep(name))
-        config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
-        from sweep.conduct.resume import (
-            resume_sweep,  # torch takes seconds to import: not for --help
-        )
-
         folder = find_sweep(name)
-        return resume_sweep(folder, stored, config, dry_run=dry_run, verify_data=verify_data)
+        stored = read_sweep(folder)
+        config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
+
+        def run(begun: Begun | None = None) -> int:
+            # torch takes seconds to import: not for --help
+            from sweep.conduct.resume import resume_sweep
+
+            how = {"dry_run": dry_run, "verify_data": verify_data}
+            return resume_sweep(folder, stored, config, **how, begun=begun)
+
+        return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
     default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
-    from sweep.conduct.start import start_sweep
 
-    return start_sweep(config, dry_run=dry_run, verify_data=verify_data)
+    def start(begun: Begun | None = None) -> int:
+        from sweep.conduct.start import start_sweep
+
+        return start_sweep(config, dry_run=dry_run, verify_data=verify_data, begun=begun)
+
+    return run_detached(start, config.num_samples) if detach else start()
 
 
 def _without_fixed(values: dict[str, Any], flags: list[str]) -> dict[str, Any]:

@@ -21,11 +21,14 @@ from sweep.record.lock import is_running, locked
 from sweep.record.repair import repair_record
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
+from sweep.show.follow import follow_sweep
 from sweep.show.summary import say_findings
 from sweep.show.tables import best_by_size, leaderboard, plain_table
 from sweep.tracking.delivery import deliver_all_again
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
+
+ACTIONS = ("sync", "repair", "follow", "stop", "pause")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Arguments:
     """Deliver to MLflow what it has not got yet."""
     repair: bool = False
     """Mend a damaged record; what cannot be mended is set aside in results/NAME."""
+    follow: bool = False
+    """Show a running sweep as its own terminal does, until it ends; Ctrl-C leaves it running."""
     stop: bool = False
     """End a running sweep as a signal would, from wherever its folder is seen."""
     pause: bool = False
@@ -48,7 +53,7 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="status.py")
     console = open_console()
-    asked = [f"--{name}" for name, value in vars(arguments).items() if value is True]
+    asked = [f"--{name}" for name in ACTIONS if getattr(arguments, name)]
     if arguments.name is None:
         if asked:
             raise ConfigError(
@@ -56,9 +61,11 @@ def main(argv: list[str]) -> int:
             )
         return _show_all(console)
     folder = find_sweep(arguments.name)
+    if len(asked) > 1 and set(asked) != {"--sync", "--repair"}:
+        raise ConfigError(f"{', '.join(asked)}: give one of them")
+    if arguments.follow:
+        return follow_sweep(folder, console)
     if arguments.stop or arguments.pause:
-        if len(asked) > 1:
-            raise ConfigError(f"{', '.join(asked)}: give one of them")
         stop_sweep(folder, "stop" if arguments.stop else "pause", console)
         return 0
     if arguments.repair:

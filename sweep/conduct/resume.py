@@ -8,6 +8,7 @@ from rich.console import Console
 from sweep.analysis.words import counts_text
 from sweep.cluster.placement import concurrency, local_machine
 from sweep.common.errors import SweepError
+from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
 from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
@@ -33,8 +34,11 @@ def resume_sweep(
     *,
     dry_run: bool = False,
     verify_data: bool = False,
+    begun: Begun | None = None,
 ) -> int:
     """Go on with a sweep under `config`; return the exit status.
+
+    `begun` is called once its session has begun.
 
     Raises:
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
@@ -74,7 +78,7 @@ def resume_sweep(
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
-        return run_session(folder, sweep, machine, concurrent, dataset, None, console)
+        return run_session(folder, sweep, machine, concurrent, dataset, None, console, begun)
 
 
 def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:

@@ -13,6 +13,7 @@ from sweep.cluster.local_ray import ray_starting
 from sweep.cluster.placement import Machine, needed
 from sweep.cluster.surroundings import require_surroundings
 from sweep.common.errors import SweepError
+from sweep.conduct.detach import Begun
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
 from sweep.control.orders import OrderWatch
@@ -44,8 +45,11 @@ def run_session(
     dataset: TokenDataset,
     plan: Plan | None,
     console: Console,
+    begun: Begun | None = None,
 ) -> int:
     """Run a session of the sweep; `plan` is shown, where there is one to show.
+
+    `begun` is called once it has begun.
 
     Returns:
         The exit status: 0, 1 if no trial has a usable loss, or 128 + the signal that ended it.
@@ -54,7 +58,7 @@ def run_session(
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
         session = Session(folder, sweep, dataset, concurrent, console)
-        session.run(needed(sweep.config, machine, concurrent), plan)
+        session.run(needed(sweep.config, machine, concurrent), plan, begun)
     return session.tell_the_end()
 
 
@@ -92,7 +96,7 @@ class Session:
         self._log = EventLog(folder)
         self._log.listen(self._record.apply)
 
-    def run(self, trials_take: Machine, plan: Plan | None) -> None:
+    def run(self, trials_take: Machine, plan: Plan | None, begun: Begun | None = None) -> None:
         """Run to the last trial's end, or until a signal comes."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
@@ -104,7 +108,7 @@ class Session:
             stack.enter_context(OrderWatch(self._folder, number, self._interruption.ask))
             try:
                 with ray_starting(trials_take, self._concurrent, self._without_ray) as ray_ready:
-                    self._run(plan, ray_ready)
+                    self._run(plan, ray_ready, begun)
             except (Interrupted, SweepError):
                 if self._interruption.signal is None:
                     raise  # else that is why: a signal to all processes ends a Ray that starts
@@ -126,7 +130,7 @@ class Session:
         show_summary(self._folder, config, self._record, page, self._console)
         return 0 if self._record.best else 1
 
-    def _run(self, plan: Plan | None, ray_ready: Callable[[], None]) -> None:
+    def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:
         """Settle what is at auto, show the plan, and run the trials once all has started."""
         config = settled(self._sweep.config, self._dataset)
         self._sweep = self._sweep.model_copy(update={"config": config})
@@ -147,7 +151,9 @@ class Session:
             why = self._trouble() or "no answer yet"
             say(self._console, f"MLflow is away, training goes on: {why}")
         self._interruption.require_none()
-        with self._begun(plan, seconds):
+        with self._on_record(plan, seconds):
+            if begun is not None:
+                begun(self._folder, self._record.sessions)
             progress = Progress(config, self._record, seconds, self._console, self._trouble)
             self._log.listen(progress.notice)
             with progress:
@@ -162,7 +168,7 @@ class Session:
                 )
 
     @contextlib.contextmanager
-    def _begun(self, plan: Plan | None, seconds: float | None) -> Iterator[None]:
+    def _on_record(self, plan: Plan | None, seconds: float | None) -> Iterator[None]:
         """Record that the session began, under which plan, and how it ended."""
         config = self._sweep.config
         self._log.append(

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from sweep.cluster.placement import concurrency, local_machine
 from sweep.common.errors import SweepError
+from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan, make_plan
@@ -37,8 +38,16 @@ ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
 
 
-def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool = False) -> int:
+def start_sweep(
+    config: SweepConfig,
+    *,
+    dry_run: bool = False,
+    verify_data: bool = False,
+    begun: Begun | None = None,
+) -> int:
     """Run a new sweep; return the exit status: 0, or 128 + the signal that ended it.
+
+    `begun` is called once its session has begun.
 
     Raises:
         ConfigError, DataError, SweepError: before anything is written.
@@ -56,7 +65,7 @@ def start_sweep(config: SweepConfig, *, dry_run: bool = False, verify_data: bool
     _require_room(plan)
     folder, sweep = _create(config, dataset.digest)
     try:
-        return run_session(folder, sweep, machine, concurrent, dataset, plan, console)
+        return run_session(folder, sweep, machine, concurrent, dataset, plan, console, begun)
     except UserError:
         if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
             shutil.rmtree(folder)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.analysis.words import counts_text
 from sweep.common.errors import SweepError
 from sweep.control.orders import Want, give_order
 from sweep.record.lock import is_running
 from sweep.record.results import SweepRecord
-from sweep.show.commands import command
 from sweep.show.console import say
+from sweep.show.summary import end_text
 
 PATIENCE_SECONDS = 120.0
 """How long the end is waited for: trials are saved in 15 s, MLflow may take 60 s more."""
@@ -40,10 +39,7 @@ def stop_sweep(
         ) from error
     say(console, f"{name}: asked to {want}; it saves its trials and ends")
     _wait_for_end(folder, want, patience)
-    record = SweepRecord.read(folder)
-    counts = counts_text(record) or "no trial started"
-    go_on = "" if record.complete else f"; go on with  {command('sweep', 'run')} --resume {name}"
-    say(console, f"{name}: {record.end}: {counts}{go_on}")
+    say(console, end_text(name, SweepRecord.read(folder)))
 
 
 def _wait_for_end(folder: Path, want: Want, patience: float) -> None:

@@ -16,6 +16,8 @@ def next_commands(name: str, num_samples: int) -> dict[str, str]:
     return {
         "best": f"{command('sweep', 'best')} {name}",
         "generate": f'{command("trainable", "generate")} {best} --prompt "def "',
+        "follow": f"{command('sweep', 'status')} {name} --follow",
+        "stop": f"{command('sweep', 'status')} {name} --stop",
         "resume": f"{run} --resume {name} --num-samples {num_samples}",
         "extend": f"{run} --resume {name} --num-samples {2 * num_samples}",
         "mlflow": mlflow_command(),

@@ -24,6 +24,16 @@ def interrupted_text(
     return f"{how}: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 
+def end_text(name: str, record: SweepRecord) -> str:
+    """Return how a sweep's last session ended, in a line, with the command to go on."""
+    how = record.end if record.session_started is None else "its driver has died"
+    resume = next_commands(name, record.num_samples)["resume"]
+    return (
+        f"{name}: {how}: {counts_text(record) or 'no trial'} of {record.num_samples} in "
+        f"{duration(record.seconds)}{'' if record.complete else f'; go on with  {resume}'}"
+    )
+
+
 def ray_died_text(name: str) -> str:
     """Return what to say of a sweep whose Ray is gone."""
     return (
