@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from sweep.conduct.detach import Begun, run_detached
+from sweep.config.fixed import without_fixed
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import find_sweep, read_sweep
 from trainable.common.command import run_command
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
         return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
-    default = validate(SweepConfig, _without_fixed(read_yaml(source), flags), str(source))
+    default = validate(SweepConfig, without_fixed(read_yaml(source), _fixed(flags)), str(source))
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
 
     def start(begun: Begun | None = None) -> int:
@@ -63,20 +63,11 @@ def main(argv: list[str]) -> int:
     return run_detached(start, config.num_samples) if detach else start()
 
 
-def _without_fixed(values: dict[str, Any], flags: list[str]) -> dict[str, Any]:
-    """Take fields that a flag fixes, e.g. `--trial.optim.lr 3e-4`, out of the file's space."""
+def _fixed(flags: list[str]) -> set[str]:
+    """Return the fields of the trial that flags set, e.g. optim.lr for `--trial.optim.lr 3e-4`."""
     names = {word.partition("=")[0].replace("-", "_") for word in flags if word.startswith("--")}
     fixed = {name.removeprefix("__trial.") for name in names if name.startswith("__trial.")}
-    fixed |= {name.replace(".no_", ".") for name in fixed}  # a switch: --trial.model.no-x
-    if isinstance(values.get("space"), dict):
-        values["space"] = {n: d for n, d in values["space"].items() if n not in fixed}
-    points = values.get("start_points")
-    if isinstance(points, list) and fixed:
-        values["start_points"] = [
-            {n: v for n, v in point.items() if n not in fixed} if isinstance(point, dict) else point
-            for point in points
-        ]
-    return values
+    return fixed | {name.replace(".no_", ".") for name in fixed}  # a switch: --trial.model.no-x
 
 
 def cli() -> None:

@@ -32,7 +32,7 @@ ORDER = {
     ],
     "sweep": [
         *("common", "config", "record", "analysis", "search", "plan", "cluster", "control"),
-        *("engine", "tracking", "show", "evidence", "conduct"),
+        *("engine", "tracking", "show", "evidence", "conduct", "doors"),
     ],
 }
 """The folders of each package from the lowest up; the commands lie on top of them."""

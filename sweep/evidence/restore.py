@@ -37,17 +37,13 @@ class Restored:
         return self.val_loss == self.checkpoint.val_loss
 
 
-def load_best(folder: Path) -> Restored:
-    """Restore and evaluate the best trial of a sweep.
-
-    Every byte of checkpoint and dataset is read, and compared with its digest, once.
+def best_checkpoint(folder: Path, record: SweepRecord) -> tuple[TrialRecord, SavedCheckpoint]:
+    """Return the best trial and the checkpoint of its best step, unverified.
 
     Raises:
         SweepError: no trial has a usable loss, or none became better by training.
-        CheckpointError: the trial's best checkpoint is missing or damaged.
-        DataError: the dataset is missing or damaged.
+        CheckpointError: the checkpoint is missing.
     """
-    record = SweepRecord.read(folder)
     trial = record.best
     if trial is None or trial.best is None:
         raise SweepError(f"sweep {folder.name}: no trial has a usable loss yet")
@@ -58,14 +54,27 @@ def load_best(folder: Path) -> Restored:
             f"{trial.name} before the first step, of which no checkpoint is made; training "
             "made every trial worse: search lower learning rates, or train longer"
         )
-    store = store_of(folder)
-    checkpoint = next((c for c in existing(store, trial) if c.step == best_step), None)
+    checkpoint = next((c for c in existing(store_of(folder), trial) if c.step == best_step), None)
     if checkpoint is None:
         raise CheckpointError(
             f"sweep {folder.name}: the checkpoint of {trial.name} at step {best_step:,.0f} is "
             "gone, and --resume cannot bring it back; restore a backup, or train that trial again"
         )
-    with store.reading(checkpoint.path) as place:
+    return trial, checkpoint
+
+
+def load_best(folder: Path) -> Restored:
+    """Restore and evaluate the best trial of a sweep.
+
+    Every byte of checkpoint and dataset is read, and compared with its digest, once.
+
+    Raises:
+        SweepError: no trial has a usable loss, or none became better by training.
+        CheckpointError: the trial's best checkpoint is missing or damaged.
+        DataError: the dataset is missing or damaged.
+    """
+    trial, checkpoint = best_checkpoint(folder, SweepRecord.read(folder))
+    with store_of(folder).reading(checkpoint.path) as place:
         return _restored(trial, checkpoint, place)
 
 

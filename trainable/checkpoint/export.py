@@ -100,6 +100,18 @@ def read_export(folder: Path) -> ExportedConfig:
     return config
 
 
+def load_checkpoint_model(folder: Path) -> Transformer:
+    """Return the model in a trial's checkpoint, once every digest fits.
+
+    Raises:
+        CheckpointError: the folder is no checkpoint, or damaged.
+    """
+    manifest = read_manifest(folder)
+    model = Transformer(manifest.config.model, manifest.vocab_size)
+    load_weights(folder, model)
+    return model
+
+
 def load_model(folder: Path) -> tuple[Transformer, Path]:
     """Return the model in an exported folder or a trial's checkpoint, and its tokenizer's path.
 
@@ -108,9 +120,8 @@ def load_model(folder: Path) -> tuple[Transformer, Path]:
         DataError: the tokenizer of a checkpoint's dataset is missing or damaged.
     """
     if (folder / MANIFEST_FILE).is_file():
+        model = load_checkpoint_model(folder)
         manifest = read_manifest(folder)
-        model = Transformer(manifest.config.model, manifest.vocab_size)
-        load_weights(folder, model)
         dataset = in_project(manifest.config.data.dataset)
         if manifest.config.data.raw_dtype is None:
             DatasetMeta.read(dataset).require_tokenizer(dataset)

@@ -1,0 +1,1 @@
+"""A sweep from Python, and carried on into other tools."""
