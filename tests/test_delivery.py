@@ -168,7 +168,7 @@ def test_runs_are_found_again_on_every_page_of_the_store_s_answer(
     whole = MlflowClient.search_runs
 
     def one(self: MlflowClient, ids: list[str], query: str, **facts: Any) -> Any:
-        return whole(self, ids, query, max_results=1, **facts)
+        return whole(self, ids, query, **{**facts, "max_results": 1})
 
     (folder / STATE_FILE).unlink()
     with monkeypatch.context() as paged:

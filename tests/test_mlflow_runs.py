@@ -3,16 +3,11 @@
 import contextlib
 import http.client
 import json
-import os
 import re
 import shutil
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +15,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from live_sweeps import free_port
 from mlflow import environment_variables as environment
+from mlflow_server import mlflow_server
 from stored_runs import deliver, stored, whole_story
 from sweep_samples import (
     ended,
@@ -46,7 +43,7 @@ from sweep.tracking.registry import register_model
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.store import open_client, tracking_uri
 from sweep.tracking.tracker import Tracker
-from sweep.tracking.view import page_address
+from sweep.tracking.view import page_addresses
 from trainable.checkpoint.export import export_model, load_model
 from trainable.checkpoint.hugging_face import export_hugging_face
 from trainable.common.errors import CheckpointError
@@ -78,7 +75,11 @@ def test_a_sweep_is_one_parent_with_a_child_for_each_trial(store: Path) -> None:
         assert run["tags"]["mlflow.parentRunId"] == parent["id"]
     # MLflow's pages cut names at about 20 characters.
     shown = {name: run["name"] for name, run in found.items()}
-    assert shown == {"t000": "t000 lr=0.001", "t001": "t001 lr=0.00316", "t002": "t002 lr=0.009"}
+    assert shown == {
+        "t000": "t000 1.0e-3 d_model=32",
+        "t001": "t001 3.2e-3 d_model=64",
+        "t002": "t002 9.0e-3 d_model=32",
+    }
     outcomes = {name: run["tags"]["outcome"] for name, run in found.items()}
     assert outcomes == {"t000": "finished", "t001": "stopped", "t002": "diverged"}
     assert found["t001"]["tags"]["outcome.rung"] == "10"
@@ -324,30 +325,36 @@ def test_mlflow_tells_nobody_and_loads_no_pickle(
     assert [variable.get() for variable in asked] == [True, False]
 
 
-def test_the_page_shows_a_view_that_the_experiment_holds(store: Path) -> None:
+def test_the_printed_pages_are_views_that_the_experiment_holds(store: Path) -> None:
     folder, sweep = new_sweep("a.b-c")
     runs = MlflowRuns(folder, sweep)
     runs.connect()
     assert runs.experiment_id is not None
-    place, _, query = page_address(runs.experiment_id, "a.b-c").partition("?")
-    assert place == f"http://127.0.0.1:5000/#/experiments/{runs.experiment_id}/runs"
-    words = parse_qs(query)
-    assert words["workflowType"] == ["machine_learning"]
-    (key,) = words["viewStateShareKey"]
-    experiment = open_client(tracking_uri()).get_experiment(runs.experiment_id)
-    state = json.loads(json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["state"])
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best_val_loss`", True)
-    assert {"params.`optim.lr`", "params.`model.d_model`"} <= set(state["selectedColumns"])
     write_events(folder, whole_story())
     runs.deliver_new()
     other, other_sweep = new_sweep("other")
     write_events(other, whole_story())
     deliver(other, other_sweep)
     client = open_client(tracking_uri())
-    found = client.search_runs([runs.experiment_id], state["searchFilter"])
-    # The filter is one that MLflow takes, and shows this sweep's trials only.
-    assert sorted(run.data.tags["sweep.trial"] for run in found) == ["t000", "t001", "t002"]
-    assert {run.data.tags["sweep.name"] for run in found} == {"a.b-c"}
+    experiment = client.get_experiment(runs.experiment_id)
+    trials, charts = page_addresses(runs.experiment_id, "a.b-c")
+    for address, mode in ((trials, []), (charts, ["CHART"])):
+        place, _, query = address.partition("?")
+        assert place == f"http://127.0.0.1:5000/#/experiments/{runs.experiment_id}/runs"
+        words = parse_qs(query)
+        assert words["workflowType"] == ["machine_learning"]
+        assert words.get("compareRunsMode", []) == mode
+        (key,) = words["viewStateShareKey"]
+        state = json.loads(json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["state"])
+        assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best_val_loss`", True)
+        assert {"params.`optim.lr`", "params.`model.d_model`"} <= set(state["selectedColumns"])
+        found = client.search_runs([runs.experiment_id], state["searchFilter"])
+        # The filter is one that MLflow takes, and shows this sweep's trials only.
+        assert sorted(run.data.tags["sweep.trial"] for run in found) == ["t000", "t001", "t002"]
+        assert {run.data.tags["sweep.name"] for run in found} == {"a.b-c"}
+    for chart in state["compareRunCharts"]:
+        for axis in (*chart.get("selectedParams", []), chart.get("xaxis", {}).get("key")):
+            assert axis is None or all(float(run.data.params[axis]) for run in found)
 
 
 def refused(folder: Path, sweep: SweepFile) -> str:
@@ -438,44 +445,6 @@ def test_the_tracker_says_at_once_that_a_store_is_refused(
     with pytest.raises(SweepError, match="/dev/null"):
         tracker.wait_connected(30)
     assert not tracker.close(10)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def mlflow_server(port: int, folder: Path) -> Iterator[str]:
-    """Run a real MLflow server on loopback, on an sqlite store in `folder`."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    settings = {
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    settings.pop("MLFLOW_TRACKING_URI", None)
-    address = f"http://127.0.0.1:{port}"
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, env=settings, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        deadline = time.monotonic() + 90
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
-                break
-            assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.2)
-        yield address
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait(30)
 
 
 def exported_model(folder: Path, sweep: SweepFile) -> Transformer:

@@ -18,6 +18,12 @@ def show_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def rate_text(rate: float) -> str:
+    """Return a learning rate as people say it: "3.1e-3"."""
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people say them: "45 s", "4 min 10 s", "2 h 05 min"."""
     whole = round(seconds)

@@ -32,7 +32,7 @@ from sweep.show.progress import Progress
 from sweep.show.summary import interrupted_text, ray_died_text, show_summary
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.tracker import Tracker
-from sweep.tracking.view import page_address
+from sweep.tracking.view import page_addresses
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import ensure_default
 
@@ -126,8 +126,8 @@ class Session:
             say(self._console, self._interrupted_text(config.num_samples))
             return 128 + self._interruption.signal
         experiment = self._runs.experiment_id if self._runs else None
-        page = page_address(experiment, name) if experiment else None
-        show_summary(self._folder, config, self._record, page, self._console)
+        pages = page_addresses(experiment, name) if experiment else None
+        show_summary(self._folder, config, self._record, pages, self._console)
         return 0 if self._record.best else 1
 
     def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:

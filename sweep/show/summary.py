@@ -13,6 +13,7 @@ from sweep.record.results import ENDS, SweepRecord
 from sweep.show.commands import next_commands
 from sweep.show.console import say
 from sweep.show.tables import best_by_size, leaderboard
+from sweep.tracking.store import is_server, tracking_uri
 
 
 def interrupted_text(
@@ -46,7 +47,7 @@ def show_summary(
     folder: Path,
     config: SweepConfig,
     record: SweepRecord,
-    page: str | None,
+    pages: tuple[str, str] | None,
     console: Console,
 ) -> None:
     """Print how a sweep ended, its leaderboard, and what can be done with it.
@@ -55,7 +56,7 @@ def show_summary(
         folder: the sweep's.
         config: its settings.
         record: what happened in it.
-        page: address of its page in MLflow; None: it is not recorded there.
+        pages: addresses of its trials and its charts in MLflow; None: it is not recorded there.
         console: where to.
     """
     share = record.steps / (len(record.trials) * config.trial.train.steps)
@@ -81,9 +82,15 @@ def show_summary(
     )
     say(console, "next")
     commands = next_commands(folder.name, config.num_samples)
-    lines = [commands[key] for key in ("best", "generate", "extend", "mlflow")]
-    if page is not None:
-        lines.append(f"  and open {page}")
+    lines = [commands[key] for key in ("best", "generate", "extend")]
+    if pages is not None:
+        trials, charts = pages
+        if not is_server(tracking_uri()):
+            lines.append(commands["mlflow"])
+        lines += [
+            f"  all trials, the best first: {trials}",
+            f"  their curves in charts:     {charts}",
+        ]
     for line in lines:
         say(console, f"  {line}")
 

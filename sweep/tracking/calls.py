@@ -3,15 +3,18 @@
 Nothing is done here, no store is known: the same events after the same record give the same calls.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sweep.analysis.words import counts_text, params_text
+from sweep.config.sweep import SweepConfig
 from sweep.record.folder import SweepFile
 from sweep.record.lines import Event
 from sweep.record.results import Outcome, SweepRecord, TrialRecord
-from sweep.tracking.view import parent_note, run_name
+from sweep.tracking.view import log_param, logarithmic, run_name
 from trainable.config.trial import TrialConfig
 from trainable.model.counts import parameter_count
 
@@ -85,7 +88,27 @@ class EndRun:
     """Unix time, milliseconds."""
 
 
-Call = GoOn | StartTrial | LogMetrics | SetTags | EndRun
+@dataclass(frozen=True)
+class LogText:
+    """A file of a run, given by what is in it."""
+
+    run: str
+    path: str
+    """Where the run has it."""
+    text: str
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A file of a run, given by one on this disk."""
+
+    run: str
+    file: Path
+    folder: str = ""
+    """Where the run has it, by the same name."""
+
+
+Call = GoOn | StartTrial | LogMetrics | SetTags | EndRun | LogText | LogFile
 
 
 class Translator:
@@ -140,7 +163,7 @@ class Translator:
     def _start(self, trial: TrialRecord, event: Event) -> StartTrial:
         config = self._sweep.config.trial_config(trial.params)
         tags = {"sweep.trial": trial.name, "sweep.config": config.model_dump_json()}
-        params = _params(config, self._vocab_size)
+        params = _params(config, self._vocab_size) | _axes(self._sweep.config, trial)
         return StartTrial(trial.name, run_name(trial), _stamp(event), tags, params)
 
     def _end(self, trial: TrialRecord, event: Event) -> Iterator[Call]:
@@ -162,11 +185,7 @@ class Translator:
     def _summary(self) -> dict[str, str]:
         """Return the parent's tags that tell how the sweep went."""
         best = self._record.best
-        tags = {
-            "outcomes": counts_text(self._record),
-            "sweep.state": self._record.end,
-            "mlflow.note.content": parent_note(self._name, self._sweep.config, self._record),
-        }
+        tags = {"outcomes": counts_text(self._record), "sweep.state": self._record.end}
         if best is not None:
             tags["best.trial"] = best.name
             tags["best.params"] = params_text(best.params)
@@ -203,3 +222,12 @@ def _params(config: TrialConfig, vocab_size: int | None) -> dict[str, str]:
         values["parameters"] = parameter_count(config.model, vocab_size)
     # Every digit: a trial can be run again from what its run shows.
     return {key: str(value) for key, value in values.items() if value is not None}
+
+
+def _axes(config: SweepConfig, trial: TrialRecord) -> dict[str, str]:
+    """Return what charts draw in place of values whose logarithm is searched."""
+    return {
+        log_param(field): f"{math.log10(trial.params[field]):.4f}"
+        for field in logarithmic(config)
+        if field in trial.params
+    }

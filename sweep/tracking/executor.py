@@ -12,12 +12,19 @@ from sweep.tracking.calls import (
     Call,
     EndRun,
     GoOn,
+    LogFile,
     LogMetrics,
+    LogText,
     Point,
     SetTags,
     StartTrial,
 )
-from sweep.tracking.parent import common_tags, complete_parent, create_parent
+from sweep.tracking.parent import (
+    common_tags,
+    complete_parent,
+    create_parent,
+    describe_experiment,
+)
 
 
 class Executor:
@@ -63,6 +70,10 @@ class Executor:
             self._client, self.experiment_id, self.runs[PARENT], self._name, self._sweep
         )
 
+    def describe_experiment(self) -> None:
+        """Say in the experiment's description which sweeps it holds."""
+        describe_experiment(self._client, self.experiment_id)
+
     def make(self, call: Call) -> None:
         """Make one call; a run that somebody deleted stays so, unless its trial starts again.
 
@@ -83,6 +94,10 @@ class Executor:
             case SetTags(run, tags):
                 told = [RunTag(key, value) for key, value in tags.items()]
                 self._client.log_batch(self.runs[run], tags=told)
+            case LogText(run, path, text):
+                self._client.log_text(self.runs[run], text, path)
+            case LogFile(run, file, folder):
+                self._client.log_artifact(self.runs[run], str(file), folder or None)
             case EndRun(run, status, ended):
                 self._client.set_terminated(self.runs[run], status, ended)
 

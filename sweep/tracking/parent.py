@@ -5,8 +5,14 @@ import json
 from typing import Any
 
 from sweep.record.folder import SweepFile
-from sweep.tracking.view import view_tag
+from sweep.tracking.note import FIRST_WORDS, ParentRow, experiment_note
+from sweep.tracking.view import view_tags
 from trainable.common.paths import in_project
+
+LISTED = 20
+"""Sweeps in the experiment's description."""
+
+_NOTE = "mlflow.note.content"
 
 
 def common_tags(name: str, sweep: SweepFile) -> dict[str, str]:
@@ -51,7 +57,8 @@ def complete_parent(
     if run.inputs.dataset_inputs:
         return
     identity, config = sweep.identity, sweep.config
-    client.set_experiment_tag(experiment_id, *view_tag(name, config, identity.created))
+    for key, value in view_tags(name, config, identity.created).items():
+        client.set_experiment_tag(experiment_id, key, value)
     values = {
         "num_samples": config.num_samples,
         "seed": config.seed,
@@ -78,6 +85,28 @@ def complete_parent(
     )
     context = [InputTag("mlflow.data.context", "training")]
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+
+
+def describe_experiment(client: Any, experiment_id: str) -> None:
+    """List the experiment's newest sweeps in its description, unless that is somebody's own."""
+    tags = client.get_experiment(experiment_id).tags
+    if not tags.get(_NOTE, FIRST_WORDS).startswith(FIRST_WORDS):
+        return
+    parents = client.search_runs(
+        [experiment_id], "tags.`sweep.code` != ''", max_results=LISTED, order_by=["start_time DESC"]
+    )
+    rows = [
+        ParentRow(
+            name=run.data.tags["sweep.name"],
+            run_id=run.info.run_id,
+            best_val_loss=run.data.metrics.get("best_val_loss"),
+            best_params=run.data.tags.get("best.params", ""),
+            outcomes=run.data.tags.get("outcomes", "running"),
+        )
+        for run in parents
+    ]
+    client.set_experiment_tag(experiment_id, _NOTE, experiment_note(experiment_id, rows))
+    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
 def _user() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from sweep.common.errors import SweepError
 from sweep.record.events import read_events_from, sync_events
 from sweep.record.folder import SweepFile
+from sweep.record.results import SweepRecord
 from sweep.tracking.calls import PARENT, Translator
 from sweep.tracking.delivery import (
     fits_record,
@@ -18,6 +19,7 @@ from sweep.tracking.delivery import (
     save_delivery,
 )
 from sweep.tracking.executor import Executor
+from sweep.tracking.page import page_calls
 from sweep.tracking.store import (
     is_away,
     open_client,
@@ -115,7 +117,18 @@ class MlflowRuns:
         return len(events)
 
     def finish(self) -> None:
-        """Make sorted queries fast, once the sweep has ended."""
+        """Complete the sweep's page, and make sorted queries fast, once a session has ended.
+
+        Raises:
+            Exception: the store failed; done again, it changes nothing that was done.
+        """
+        assert self._executor is not None
+        record, parent = SweepRecord.read(self._folder), self._executor.runs[PARENT]
+        for call in page_calls(
+            self._folder, self._sweep, record, self._executor.experiment_id, parent
+        ):
+            self._executor.make(call)
+        self._executor.describe_experiment()
         tune_sqlite(tracking_uri(), "ANALYZE")
 
     def _find_runs(self, executor: Executor) -> None:

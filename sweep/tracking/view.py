@@ -1,47 +1,119 @@
-"""What a person sees on MLflow's pages: names, the note, and a ready view of a sweep's trials.
+"""Ready views of a sweep's trials on MLflow's pages: a table, and a page of charts.
 
-MLflow keeps shared views as experiment tags. Their format is not documented (read in 3.17's pages,
-checked in a browser): where it is not understood, the page shows all runs as it would without.
+MLflow keeps shared views as experiment tags and lists them under "Views". Their format is not
+documented (read in 3.17's pages, checked in a browser): where it is not understood, the page shows
+all runs as it would without.
 """
 
 import json
+from typing import Any
 from urllib.parse import quote
 
-from sweep.analysis.sizes import size_heads
-from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text, params_text, short_name
+from sweep.analysis.words import params_text, rate_text, short_name, size_text
+from sweep.common.redact import redact
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import SweepRecord, TrialRecord
+from sweep.record.results import TrialRecord
+from sweep.tracking.store import is_server, tracking_uri
+
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where plain `mlflow ui` answers."""
+
+VIEW_TAG = "mlflow.sharedViewState."
+
+CHARTS_KEY = "{}:charts"
+"""Key of a sweep's charts; its table has the sweep's own name, in which there is no colon."""
+
+_LOSS = "metrics.`best_val_loss`"
+
+_SECTION = "sweep"
 
 
-def view_tag(name: str, config: SweepConfig, created: float) -> tuple[str, str]:
-    """Return the experiment tag, name and value, that holds the view of sweep `name`.
+def view_tags(name: str, config: SweepConfig, created: float) -> dict[str, str]:
+    """Return the experiment tags that hold the views of sweep `name`.
 
     Args:
         name: the sweep's.
-        config: its settings; the searched fields become columns.
+        config: its settings; the searched fields become columns and axes.
         created: Unix time, seconds.
     """
-    columns = [
-        "metrics.`best_val_loss`",
-        *(f"params.`{field}`" for field in config.space),
-        "params.`parameters`",
-        "tags.`outcome`",
-        "attributes.`Duration`",
-    ]
-    state = {
+    charts = CHARTS_KEY.format(name)
+    table = _table(name, config)
+    shown = {"compareRunCharts": _charts(config), "compareRunSections": _sections()}
+    return {
+        f"{VIEW_TAG}{name}": _view(name, created, table),
+        f"{VIEW_TAG}{charts}": _view(
+            f"{name} charts", created, table | shown | {"runListHidden": True}
+        ),
+    }
+
+
+def page_addresses(experiment_id: str, name: str) -> tuple[str, str]:
+    """Return the addresses of a sweep's trials and charts, on the server or a local `mlflow ui`."""
+    uri = tracking_uri()
+    server = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
+    trials, charts = (page_route(experiment_id, name, charts=c) for c in (False, True))
+    return f"{server}/{trials}", f"{server}/{charts}"
+
+
+def page_route(experiment_id: str, name: str, *, charts: bool = False) -> str:
+    """Return the place of a sweep's view, to be put behind a server's address."""
+    key, mode = (CHARTS_KEY.format(name), "&compareRunsMode=CHART") if charts else (name, "")
+    return (
+        f"#/experiments/{experiment_id}/runs"
+        f"?viewStateShareKey={quote(key)}&workflowType=machine_learning{mode}"
+    )
+
+
+def run_route(experiment_id: str, run_id: str, tab: str = "") -> str:
+    """Return the place of a run's page, or of a tab of it."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}{tab}?workflowType=machine_learning"
+
+
+def run_name(trial: TrialRecord) -> str:
+    """Return a name that MLflow's pages do not cut: "t031 3.1e-3 128x4"."""
+    params = dict(trial.params)
+    rate = params.pop("optim.lr", None)
+    size = {field: value for field, value in params.items() if field.startswith("model.")}
+    parts = [rate_text(rate) if rate is not None else "", size_text([*size], [*size.values()])]
+    if not any(parts):
+        parts = [params_text(dict([next(iter(params.items()))]))]
+    return " ".join([trial.name, *filter(None, parts)])
+
+
+def log_param(field: str) -> str:
+    """Return the name of the param that holds a field's common logarithm: charts have no log x."""
+    return f"log10 {short_name(field)}"
+
+
+def logarithmic(config: SweepConfig) -> list[str]:
+    """Return the searched fields that are drawn by their logarithm."""
+    return [field for field, domain in config.space.items() if domain.kind == "loguniform"]
+
+
+def _view(shown_as: str, created: float, state: dict[str, Any]) -> str:
+    view = {"name": shown_as, "createdAt": int(created * 1000), "state": json.dumps(state)}
+    return json.dumps(view)
+
+
+def _table(name: str, config: SweepConfig) -> dict[str, Any]:
+    searched = [f"params.`{field}`" for field in config.space]
+    first = [_LOSS, *searched, "tags.`outcome`", "tags.`outcome.step`", "params.`parameters`"]
+    last = "attributes.`Duration`"
+    return {
         "searchFilter": f"tags.`sweep.name` = '{name}' and tags.`sweep.trial` LIKE 't%'",
-        "orderByKey": "metrics.`best_val_loss`",
+        "orderByKey": _LOSS,
         "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
+        "selectedColumns": [*first, last],
+        "columnOrder": ["attributes.`Run Name`", *first, "runDateAndNestInfo"],
+        "columnWidths": {},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
-        "runsHiddenMode": "SHOWALL",
+        "runsHiddenMode": "SHOW_ALL",
         "runsVisibilityMap": {},
         "groupBy": None,
         "groupsExpanded": {},
@@ -52,38 +124,53 @@ def view_tag(name: str, config: SweepConfig, created: float) -> tuple[str, str]:
         "isAccordionReordered": False,
         "autoRefreshEnabled": False,
     }
-    view = {"name": name, "createdAt": int(created * 1000), "state": json.dumps(state)}
-    return f"mlflow.sharedViewState.{name}", json.dumps(view)
 
 
-def page_address(experiment_id: str, name: str) -> str:
-    """Return the address of the view on a local `mlflow ui`."""
-    return (
-        f"http://127.0.0.1:5000/#/experiments/{experiment_id}/runs"
-        f"?viewStateShareKey={quote(name)}&workflowType=machine_learning"
-    )
+def _charts(config: SweepConfig) -> list[dict[str, Any]]:
+    """Return the three charts: all curves, loss against each field, all fields together."""
+    curves: dict[str, Any] = {
+        "type": "LINE",
+        "metricKey": "val_loss",
+        "selectedMetricKeys": ["val_loss"],
+        # The first evaluation, at step 0, has no place on it: it would press all others flat.
+        "xAxisScaleType": "log",
+        "scaleType": "log",
+        "xAxisKey": "step",
+        "yAxisKey": "metric",
+        "lineSmoothness": 0,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": False,
+        "displayName": "val_loss of every trial",
+    }
+    axes = [_axis(config, field) for field in config.space]
+    scatters: list[dict[str, Any]] = [
+        {
+            "type": "SCATTER",
+            "xaxis": {"key": axis, "type": "PARAM"},
+            "yaxis": {"key": "best_val_loss", "type": "METRIC"},
+        }
+        for axis in axes
+    ]
+    together: dict[str, Any] = {
+        "type": "PARALLEL",
+        "selectedParams": axes,
+        "selectedMetrics": ["best_val_loss"],
+        "showAllRuns": False,
+    }
+    common = {"runsCountToCompare": 1_000, "deleted": False, "isGenerated": False}
+    return [
+        {"uuid": f"{_SECTION}-{number}", "metricSectionId": _SECTION, **common, **chart}
+        for number, chart in enumerate([curves, *scatters, together])
+    ]
 
 
-def run_name(trial: TrialRecord) -> str:
-    """Return a name that MLflow's pages do not cut: the trial and its first searched value."""
-    field, value = next(iter(trial.params.items()))
-    shown = f"{value:.3g}" if isinstance(value, float) else value
-    return f"{trial.name} {short_name(field)}={shown}"
+def _axis(config: SweepConfig, field: str) -> str:
+    return log_param(field) if field in logarithmic(config) else field
 
 
-def parent_note(name: str, config: SweepConfig, record: SweepRecord) -> str:
-    """Return the parent run's note, in Markdown: the best first, for four lines are shown."""
-    best = record.best
-    lines = []
-    if best is not None:
-        lines.append(
-            f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
-            f"({best.name}); {counts_text(record)}."
-        )
-    lines.append(f"Restore and check it: `python sweep/best.py {name}`")
-    rows = Study(config, record).sizes
-    if rows:
-        heads = size_heads(config)
-        table = [heads, ["---"] * len(heads), *(row.cells() for row in rows)]
-        lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in table))
-    return "\n\n".join(lines)
+def _sections() -> list[dict[str, Any]]:
+    """Return the section of our charts, and, closed, that of the charts MLflow makes itself."""
+    common = {"isReordered": False, "columns": 2, "cardHeight": 420}
+    own = {"uuid": _SECTION, "name": "The sweep", "display": True, **common}
+    rest = {"uuid": "rest", "name": "Model metrics", "display": False, **common}
+    return [own, rest]

@@ -1,0 +1,47 @@
+"""Debian's Chromium, driven by Playwright, for the tests: real pages as a person sees them."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium")
+
+FLAGS = (
+    "--no-sandbox",  # root in a container has no other way
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Start a browser with an empty profile; the test is skipped where there is no Chromium."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium: `apt-get install chromium` brings it")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_page(browser: Browser, *forgiven: str) -> Iterator[Page]:
+    """Open a page as a stranger; at its end its console must hold no error.
+
+    Args:
+        browser: from open_browser.
+        forgiven: texts of errors that are not ours.
+    """
+    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
+        page, errors = context.new_page(), []
+        page.on("console", lambda told: told.type == "error" and errors.append(told.text))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        yield page
+    assert [e for e in errors if not any(known in e for known in forgiven)] == []
