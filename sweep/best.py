@@ -25,6 +25,8 @@ class Arguments:
     format: Literal["native", "hf"] = "native"
     """native: for generate.py and load_model. hf: for transformers' AutoModelForCausalLM and
     AutoTokenizer, as a Llama."""
+    log_model: bool = False
+    """Also log the export in MLflow, as a model of the runs of the trial and of the sweep."""
     register: str | None = None
     """Also register the model under this name in MLflow's registry, with the alias champion."""
 
@@ -35,7 +37,9 @@ def main(argv: list[str]) -> int:
     from sweep.evidence.restore import restore_best  # torch takes seconds to import: not for --help
 
     out = Path(arguments.out).expanduser().resolve() if arguments.out else None
-    return restore_best(arguments.name, out, arguments.format, arguments.register)
+    return restore_best(
+        arguments.name, out, arguments.format, arguments.register, log=arguments.log_model
+    )
 
 
 def cli() -> None:

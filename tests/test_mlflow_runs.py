@@ -39,7 +39,7 @@ from sweep.record.results import OUTCOMES, SweepRecord
 from sweep.status import main as status
 from sweep.tracking.calls import RUN_STATUS
 from sweep.tracking.delivery import STATE_FILE
-from sweep.tracking.registry import register_model
+from sweep.tracking.registry import log_model, register_model
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.store import open_client, tracking_uri
 from sweep.tracking.tracker import Tracker
@@ -497,6 +497,25 @@ def test_a_registered_model_comes_back_by_its_alias(store: Path, tmp_path: Path)
     champion = client.get_model_version_by_alias("my-lm", "champion")
     assert (int(champion.version), champion.run_id) == (2, stored()["t001"]["id"])
     assert runs.experiment_id is not None
+
+
+def test_a_logged_model_is_the_trials_and_the_sweeps_and_logged_once(
+    store: Path, tmp_path: Path
+) -> None:
+    folder, sweep = new_sweep("log.ged")
+    write_events(folder, whole_story())
+    deliver(folder, sweep)
+    exported_model(tmp_path / "model", sweep)
+    model = log_model(tmp_path / "model", folder, "t000", 80)
+    assert log_model(tmp_path / "model", folder, "t000", 80) == model
+    client = open_client(tracking_uri())
+    for name in ("", "t000"):
+        outputs = client.get_run(stored()[name]["id"]).outputs.model_outputs
+        assert [(told.model_id, told.step) for told in outputs] == [(model, 80)]
+    found = client.search_logged_models([client.get_run(stored()[""]["id"]).info.experiment_id])
+    assert [(m.model_id, m.name, m.status.value) for m in found] == [(model, "log-ged", "READY")]
+    with pytest.raises(SweepError, match="--log-model: trial t009 is not in MLflow"):
+        log_model(tmp_path / "model", folder, "t009", 80)
 
 
 def test_a_model_is_registered_only_for_a_trial_in_mlflow(store: Path, tmp_path: Path) -> None:

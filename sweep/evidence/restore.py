@@ -93,9 +93,14 @@ def _restored(trial: TrialRecord, checkpoint: SavedCheckpoint, place: Path) -> R
 
 
 def restore_best(
-    name: str, out: Path | None, layout: Literal["native", "hf"], register: str | None
+    name: str,
+    out: Path | None,
+    layout: Literal["native", "hf"],
+    register: str | None,
+    *,
+    log: bool = False,
 ) -> int:
-    """Restore, check, export and, on request, register the best trial; return the exit status."""
+    """Restore, check, export and, on request, log or register the best; return the exit status."""
     folder = find_sweep(name)
     name = folder.name  # of a path
     best = load_best(folder)
@@ -123,6 +128,11 @@ def restore_best(
     export = export_model if layout == "native" else export_hugging_face
     export(target, trainer.model, best.manifest.config, tokenizer, facts)
     print(f"exported to {shown_path(target)}")
+    if log:
+        from sweep.tracking.registry import log_model  # MLflow takes seconds to import
+
+        model = log_model(target, folder, trial.name, best.checkpoint.step)
+        print(f"logged in MLflow as models:/{model}")
     if register is not None:
         from sweep.tracking.registry import register_model  # MLflow takes seconds to import
 
