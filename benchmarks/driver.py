@@ -60,6 +60,7 @@ def _row(algorithm: str, trials: int, rounds: int) -> Row:
 def ours(algorithm: str, trials: int) -> float:
     """Run a session of a sweep whose trials do nothing; return by how many MiB it grew at most."""
     from benchmarks.trivial import TrivialTrial
+    from sweep.cluster.place import ThisMachine
     from sweep.config.sweep import SweepConfig
     from sweep.control.interruption import Interruption
     from sweep.engine import session
@@ -73,6 +74,7 @@ def ours(algorithm: str, trials: int) -> float:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(CONCURRENT)
     values: dict[str, Any] = {
         "num_samples": trials,
+        "max_concurrent": CONCURRENT,
         "space": {"optim.lr": {"loguniform": SPACE}},
         "search": {"algorithm": algorithm},
         "asha": {"enabled": False},
@@ -88,9 +90,8 @@ def ours(algorithm: str, trials: int) -> float:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)
         log.append("session_started", session=1, num_samples=trials)
-        session.run_trials(
-            config, Path(folder), FolderStore(Path(folder)), record, log, CONCURRENT, Interruption()
-        )
+        place, store = ThisMachine(config), FolderStore(Path(folder))
+        session.run_trials(config, Path(folder), store, record, log, place, Interruption())
         log.close()
     assert record.counts() == {"finished": trials}
     return (resident("VmHWM") - before) / MIB

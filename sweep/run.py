@@ -26,7 +26,9 @@ ABOUT = """Search learning rates and model sizes; record in MLflow; keep the bes
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
 --detach: go on without this terminal, and return once the first trials have begun.
 --dry-run: print the plan only.
---verify-data: read every byte of the token files, even if their size and time are as before."""
+--verify-data: read every byte of the token files, even if their size and time are as before.
+--ray-address HOST:PORT: run the trials on a Ray cluster that this machine is a node of; auto: on
+the one that runs here; local, or neither this nor RAY_ADDRESS: on a Ray of its own."""
 
 
 def main(argv: list[str]) -> int:
@@ -36,6 +38,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--detach: a dry run ends at once; leave one of them out")
     name, flags = pop_option([word for word in argv if word not in SWITCHES], "--resume")
     path, flags = pop_option(flags, "--config")
+    ray_address, flags = pop_option(flags, "--ray-address")
     if name is not None:
         if path is not None:
             raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> int:
             from sweep.conduct.resume import resume_sweep
 
             how = {"dry_run": dry_run, "verify_data": verify_data}
-            return resume_sweep(folder, stored, config, **how, begun=begun)
+            return resume_sweep(folder, stored, config, **how, ray_address=ray_address, begun=begun)
 
         return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
@@ -58,7 +61,8 @@ def main(argv: list[str]) -> int:
     def start(begun: Begun | None = None) -> int:
         from sweep.conduct.start import start_sweep
 
-        return start_sweep(config, dry_run=dry_run, verify_data=verify_data, begun=begun)
+        how = {"dry_run": dry_run, "verify_data": verify_data}
+        return start_sweep(config, **how, ray_address=ray_address, begun=begun)
 
     return run_detached(start, config.num_samples) if detach else start()
 

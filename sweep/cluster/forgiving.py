@@ -32,8 +32,9 @@ class ForgivingController(TuneController):  # type: ignore[misc]  # Ray is untyp
 USED = (
     *("_actor_failed", "_trial_task_failure"),
     *("_unstage_trial_with_resources", "_set_trial_status"),
+    "_maybe_reuse_cached_actor",
 )
-"""What the controller needs of Tune's: private, so that it may go with the next version."""
+"""What the controllers need of Tune's: private, so that it may go with the next version."""
 
 
 class Witness(tune.Callback):  # type: ignore[misc]  # Ray is untyped

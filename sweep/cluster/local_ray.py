@@ -4,13 +4,13 @@ import contextlib
 import logging
 import os
 import secrets
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sweep.cluster import ray_patches
 from sweep.cluster.placement import Machine
+from sweep.cluster.quiet import keep_quiet, quiet
 from sweep.cluster.scratch import remove_stale_scratch, scratch_folder, scratch_place
 from sweep.cluster.survivors import survivors_ended
 from sweep.common.errors import SweepError
@@ -23,18 +23,7 @@ OBJECT_STORE_BYTES = 80 * 2**20
 _ENVIRONMENT = {
     # Bind every port to loopback: a sweep on one machine is nobody else's business.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # Workers keep the driver's folder: all paths are absolute.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # The terminal is ours.
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # Signals are ours, too.
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A resume reads the sweep's own record: Tune's snapshots would only cost time.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
 }
 
 
@@ -52,6 +41,7 @@ def ray_starting(
     Raises:
         SweepError: Ray cannot be started here; from the waiting.
     """
+    keep_quiet()
     os.environ.update(_ENVIRONMENT)
     # Tune asks for so many suggestions before their workers are up; the searcher bounds them.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(concurrent)
@@ -59,7 +49,6 @@ def ray_starting(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     # Compiled kernels are kept for other sweeps, not in the temporary folder.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     remove_stale_scratch()
     with (
         scratch_folder() as scratch,
@@ -75,9 +64,9 @@ def ray_starting(
 
         def wait() -> None:
             started.result()
-            from sweep.cluster.watch import RayWatch
+            from sweep.cluster.watch import RayWatch, own_ray_is_dead
 
-            watch.enter_context(RayWatch(last_words))
+            watch.enter_context(RayWatch(own_ray_is_dead(), last_words))
 
         try:
             yield wait
@@ -121,10 +110,7 @@ def _start(
     from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader
 
     AuthenticationTokenLoader.instance().reset_cache()  # of a session before, in this process
-    to_the_end.enter_context(ray_patches.no_messages())
-    # What fails is told by us, in a line; Ray's own log files keep the tracebacks.
-    for name in ("ray", "ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    to_the_end.enter_context(quiet())
     to_the_end.callback(ray.shutdown)
     with (
         ray_patches.no_helpers(),

@@ -50,20 +50,25 @@ def concurrency(config: SweepConfig, machine: Machine) -> int:
     Raises:
         ConfigError: one trial alone asks for more than there is; Ray would wait for ever.
     """
-    fits = [int(machine.cpus / config.cpus_per_trial + 1e-9)]
     if config.cpus_per_trial > machine.cpus:
         raise ConfigError(
             f"cpus_per_trial {config.cpus_per_trial:g}: there are {machine.cpus} CPUs; "
             f"take at most {machine.cpus}"
         )
-    if config.gpus_per_trial:
-        if config.gpus_per_trial > machine.gpus:
-            raise ConfigError(
-                f"gpus_per_trial {config.gpus_per_trial:g}: there are {machine.gpus} GPUs; "
-                f"take at most {machine.gpus}"
-            )
-        share = config.gpus_per_trial
-        fits.append(
-            machine.gpus * int(1 / share + 1e-9) if share < 1 else machine.gpus // int(share)
+    if config.gpus_per_trial > machine.gpus:
+        raise ConfigError(
+            f"gpus_per_trial {config.gpus_per_trial:g}: there are {machine.gpus} GPUs; "
+            f"take at most {machine.gpus}"
         )
-    return max(1, min([*fits, config.max_concurrent or fits[0], config.num_samples]))
+    fits = trials_that_fit(config, machine)
+    return max(1, min(fits, config.max_concurrent or fits, config.num_samples))
+
+
+def trials_that_fit(config: SweepConfig, machine: Machine) -> int:
+    """Return how many trials the resources of one machine hold side by side."""
+    by_cpus = int(machine.cpus / config.cpus_per_trial + 1e-9)
+    share = config.gpus_per_trial
+    if not share:
+        return by_cpus
+    by_gpus = machine.gpus * int(1 / share + 1e-9) if share < 1 else machine.gpus // int(share)
+    return min(by_cpus, by_gpus)

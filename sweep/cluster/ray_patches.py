@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweep.common.errors import SweepError
 
 if TYPE_CHECKING:
-    from sweep.cluster.forgiving import Witness
+    from sweep.cluster.forgiving import ForgivingController, Witness
 
 WRITTEN_FOR = "2.60"
 """The version of Ray whose source the patches were read against."""
@@ -99,23 +99,26 @@ def no_messages() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forgiving_controller(witness: "Witness") -> Iterator[None]:
-    """Have a Tune that runs meanwhile conducted by ForgivingController.
+def forgiving_controller(
+    witness: "Witness", make: "Callable[..., ForgivingController] | None" = None
+) -> Iterator[None]:
+    """Have a Tune that runs meanwhile conducted by a ForgivingController.
 
     Args:
         witness: has to be among Tune's callbacks.
+        make: makes the controller, given what Tune gives its own; None: the class itself.
     """
     import ray.tune.tune
     from ray.tune.execution.tune_controller import TuneController
 
-    from sweep.cluster.forgiving import USED, ForgivingController
+    from sweep.cluster import forgiving
 
-    def make(**settings: Any) -> ForgivingController:
+    def made(**settings: Any) -> forgiving.ForgivingController:
         witness.made = True
-        return ForgivingController(**settings)
+        return (make or forgiving.ForgivingController)(**settings)
 
-    _require(TuneController, *USED)
-    with replaced(ray.tune.tune, "TuneController", make):
+    _require(TuneController, *forgiving.USED)
+    with replaced(ray.tune.tune, "TuneController", made):
         yield
 
 

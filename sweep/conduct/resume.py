@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from sweep.analysis.words import counts_text
-from sweep.cluster.placement import concurrency, local_machine
+from sweep.cluster.place import Place, open_place
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
@@ -14,7 +14,7 @@ from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
 from sweep.engine.failures import room_for
 from sweep.plan.plan import make_plan
-from sweep.record.folder import SweepFile
+from sweep.record.folder import SweepFile, results_folder
 from sweep.record.identity import code_digest, library_versions
 from sweep.record.lock import locked, require_private
 from sweep.record.results import SweepRecord
@@ -34,11 +34,12 @@ def resume_sweep(
     *,
     dry_run: bool = False,
     verify_data: bool = False,
+    ray_address: str | None = None,
     begun: Begun | None = None,
 ) -> int:
-    """Go on with a sweep under `config`; return the exit status.
+    """Go on with a sweep under `config`, wherever it ran before; return the exit status.
 
-    `begun` is called once its session has begun.
+    Args: as for start_sweep.
 
     Raises:
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
@@ -48,8 +49,20 @@ def resume_sweep(
     if config.tracking.enabled:
         require_same_store(folder)
     _require_comparable(stored, config)
-    machine = local_machine(config)
-    concurrent = concurrency(config, machine)
+    with open_place(config, ray_address) as place:
+        return _resume(folder, stored, config, place, console, dry_run, verify_data, begun)
+
+
+def _resume(
+    folder: Path,
+    stored: SweepFile,
+    config: SweepConfig,
+    place: Place,
+    console: Console,
+    dry_run: bool,
+    verify_data: bool,
+    begun: Begun | None,
+) -> int:
     dataset = open_data(config, console, verify=verify_data)
     if dataset.digest != stored.identity.dataset_digest:
         raise SweepError(
@@ -72,13 +85,15 @@ def resume_sweep(
             with locked(folder):
                 settle(folder, stored)  # the driver may have been killed just before its end
         return 0
-    plan = make_plan(config, dataset, concurrent)  # refused now, if it does not fit here
+    place.admit(dataset, results_folder())
+    # Refused now, if it does not fit there.
+    plan = place.there(make_plan, config, dataset, place.concurrent)
     if dry_run:
-        show_plan(config, dataset, plan, concurrent, console)
+        show_plan(config, dataset, plan, place, console)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
-        return run_session(folder, sweep, machine, concurrent, dataset, None, console, begun)
+        return run_session(folder, sweep, place, dataset, None, console, begun)
 
 
 def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:

@@ -1,6 +1,7 @@
 """One session of a sweep, from its lock to its last line."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,8 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.cluster.local_ray import ray_starting
-from sweep.cluster.placement import Machine, needed
+from sweep.cluster.place import Place
 from sweep.cluster.surroundings import require_surroundings
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
@@ -19,7 +19,6 @@ from sweep.control.interruption import Interrupted, Interruption
 from sweep.control.orders import OrderWatch
 from sweep.engine.closing import close_session
 from sweep.plan.plan import Plan
-from sweep.plan.probe import settled
 from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
@@ -40,8 +39,7 @@ from trainable.data.build import ensure_default
 def run_session(
     folder: Path,
     sweep: SweepFile,
-    machine: Machine,
-    concurrent: int,
+    place: Place,
     dataset: TokenDataset,
     plan: Plan | None,
     console: Console,
@@ -54,11 +52,11 @@ def run_session(
     Returns:
         The exit status: 0, 1 if no trial has a usable loss, or 128 + the signal that ended it.
     """
-    require_surroundings(concurrent)
+    require_surroundings(place.workers_here)
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
-        session = Session(folder, sweep, dataset, concurrent, console)
-        session.run(needed(sweep.config, machine, concurrent), plan, begun)
+        session = Session(folder, sweep, dataset, place, console)
+        session.run(plan, begun)
     return session.tell_the_end()
 
 
@@ -69,7 +67,7 @@ class Session:
         folder: the sweep's, whose lock must be held.
         sweep: its settings and identity.
         dataset: what its trials train on.
-        concurrent: trials at once.
+        place: where they run.
         console: where to print.
     """
 
@@ -78,14 +76,15 @@ class Session:
         folder: Path,
         sweep: SweepFile,
         dataset: TokenDataset,
-        concurrent: int,
+        place: Place,
         console: Console,
     ) -> None:
         self._folder = folder
         self._sweep = sweep
         self._dataset = dataset
-        self._concurrent = concurrent
+        self._place = place
         self._console = console
+        place.tell = functools.partial(say, console)
         self._interruption = Interruption()
         self._runs: MlflowRuns | None = None
         self._tracker: Tracker | None = None
@@ -96,7 +95,7 @@ class Session:
         self._log = EventLog(folder)
         self._log.listen(self._record.apply)
 
-    def run(self, trials_take: Machine, plan: Plan | None, begun: Begun | None = None) -> None:
+    def run(self, plan: Plan | None, begun: Begun | None = None) -> None:
         """Run to the last trial's end, or until a signal comes."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
@@ -107,7 +106,7 @@ class Session:
             number = self._record.sessions + 1
             stack.enter_context(OrderWatch(self._folder, number, self._interruption.ask))
             try:
-                with ray_starting(trials_take, self._concurrent, self._without_ray) as ray_ready:
+                with self._place.starting(self._without_ray) as ray_ready:
                     self._run(plan, ray_ready, begun)
             except (Interrupted, SweepError):
                 if self._interruption.signal is None:
@@ -132,7 +131,7 @@ class Session:
 
     def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:
         """Settle what is at auto, show the plan, and run the trials once all has started."""
-        config = settled(self._sweep.config, self._dataset)
+        config = self._place.settled(self._sweep.config, self._dataset)
         self._sweep = self._sweep.model_copy(update={"config": config})
         write_sweep(self._folder, self._sweep)
         if config.tracking.enabled:
@@ -142,7 +141,7 @@ class Session:
             self._tracker.start()
         seconds = None
         if plan is not None:
-            seconds = show_plan(config, self._dataset, plan, self._concurrent, self._console)
+            seconds = show_plan(config, self._dataset, plan, self._place, self._console)
         from sweep.engine.session import run_trials  # Tune and Optuna take a while to import
 
         self._interruption.require_none()
@@ -163,7 +162,7 @@ class Session:
                     self._store,
                     self._record,
                     self._log,
-                    self._concurrent,
+                    self._place,
                     self._interruption,
                 )
 
@@ -219,7 +218,8 @@ class Session:
             say(self._console, self._interrupted_text(self._record.num_samples))
             return 128 + self._interruption.signal
         with contextlib.suppress(OSError):  # nobody there to be told
-            print(ray_died_text(self._folder.name), file=sys.stderr, flush=True)
+            text = ray_died_text(self._folder.name, self._place.lost_text)
+            print(text, file=sys.stderr, flush=True)
         return 2
 
 

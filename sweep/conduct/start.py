@@ -10,13 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.cluster.placement import concurrency, local_machine
+from sweep.cluster.place import open_place
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan, make_plan
-from sweep.plan.probe import settled
 from sweep.record.folder import (
     NameTakenError,
     SweepFile,
@@ -43,33 +42,40 @@ def start_sweep(
     *,
     dry_run: bool = False,
     verify_data: bool = False,
+    ray_address: str | None = None,
     begun: Begun | None = None,
 ) -> int:
     """Run a new sweep; return the exit status: 0, or 128 + the signal that ended it.
 
-    `begun` is called once its session has begun.
+    Args:
+        config: the sweep.
+        dry_run: print the plan only.
+        verify_data: read every byte of the token files.
+        ray_address: of the Ray cluster to run on; None: RAY_ADDRESS, or a Ray of our own.
+        begun: called once its session has begun.
 
     Raises:
         ConfigError, DataError, SweepError: before anything is written.
     """
     console = open_console()
-    machine = local_machine(config)
-    concurrent = concurrency(config, machine)
-    if dry_run:
-        with _data_to_plan_with(config, console, verify_data) as dataset:
-            plan = make_plan(config, dataset, concurrent)
-            show_plan(settled(config, dataset), dataset, plan, concurrent, console)
-        return 0
-    dataset = open_data(config, console, verify=verify_data)
-    plan = make_plan(config, dataset, concurrent)
-    _require_room(plan)
-    folder, sweep = _create(config, dataset.digest)
-    try:
-        return run_session(folder, sweep, machine, concurrent, dataset, plan, console, begun)
-    except UserError:
-        if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing behind
-            shutil.rmtree(folder)
-        raise
+    with open_place(config, ray_address) as place:
+        if dry_run:
+            with _data_to_plan_with(config, console, verify_data) as dataset:
+                place.admit(dataset, results_folder())
+                plan = place.there(make_plan, config, dataset, place.concurrent)
+                show_plan(place.settled(config, dataset), dataset, plan, place, console)
+            return 0
+        dataset = open_data(config, console, verify=verify_data)
+        place.admit(dataset, results_folder())
+        plan = place.there(make_plan, config, dataset, place.concurrent)
+        _require_room(plan)
+        folder, sweep = _create(config, dataset.digest)
+        try:
+            return run_session(folder, sweep, place, dataset, plan, console, begun)
+        except UserError:
+            if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing
+                shutil.rmtree(folder)
+            raise
 
 
 @contextlib.contextmanager

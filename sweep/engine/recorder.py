@@ -1,6 +1,7 @@
 """From Tune's callbacks to the sweep's events: the one place that knows both."""
 
 import functools
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sweep.config.sweep import SweepConfig
-from sweep.engine.failures import failure_reason, is_disk_full, told
+from sweep.engine.failures import FULL_BYTES, failure_reason, is_disk_full, told
 from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
@@ -47,6 +48,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         record: kept up to date by the log's events.
         log: where events go.
         stopping: ends the session.
+        node_of: returns the address of the node that a trial's worker is on; None: there is one.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         record: SweepRecord,
         log: EventLog,
         stopping: Stopping,
+        node_of: Callable[[Trial], str | None] = lambda _: None,
     ) -> None:
         self.disk_full = False
         """Whether the session was ended for want of disk space."""
@@ -66,6 +69,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         self._store = store
         self._record = record
         self._log = log
+        self._node_of = node_of
+        self._nodes: dict[str, str] = {}
+        """Where trials run, by their names."""
         self._started: set[str] = set()
         self._lost: dict[str, tuple[Outcome, str, int]] = {}
 
@@ -76,7 +82,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     @_kept
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record the first start in this session; a restart is recorded by on_trial_recover."""
-        self._require_started(trial)
+        name, node = self._require_started(trial), self._node_of(trial)
+        if node is not None:
+            self._nodes[name] = node
 
     @_kept
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -148,15 +156,19 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
 
     def _failure(self, trial: Trial) -> str:
         """Return why a trial failed: in its own words, if it still had any."""
-        _, reason, _ = self._lost.pop(trial.config["name"], (None, None, None))
-        return failure_reason(trial) if reason is None else told(reason)
+        name = trial.config["name"]
+        _, reason, _ = self._lost.pop(name, (None, None, None))
+        reason = failure_reason(trial) if reason is None else told(reason)
+        return f"node {self._nodes[name]}: {reason}" if name in self._nodes else reason
 
     def _is_for_room(self, reason: str) -> bool:
         """Say whether a trial failed for want of disk space; it goes on in the next session.
 
-        Every other trial would fail alike: the session ends while nothing is lost.
+        Every other trial would fail alike: the session ends while nothing is lost. On a cluster it
+        may be a node's own disk that is full, which ails that node's trials alone.
         """
-        if is_disk_full(reason):
+        free = shutil.disk_usage(self._folder).free
+        if is_disk_full(reason) and (not self._nodes or free < FULL_BYTES):
             self.disk_full = True
             self._stopping.ask()
         return self.disk_full

@@ -7,7 +7,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sweep.cluster.forgiving import Witness
-from sweep.cluster.ray_patches import forgiving_controller
+from sweep.cluster.place import Place
 from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interruption
 from sweep.engine.failures import FULL_BYTES, disk_full_error, unwritable_error
@@ -28,7 +28,7 @@ def run_trials(
     store: Store,
     record: SweepRecord,
     log: EventLog,
-    concurrent: int,
+    place: Place,
     interruption: Interruption,
 ) -> None:
     """Run the trials that are still to do, until the last has ended or a signal stops them.
@@ -40,17 +40,18 @@ def run_trials(
     """
     witness = Witness()
     stopping = Stopping(interruption)
-    recorder = Recorder(config, store, record, log, stopping)
+    recorder = Recorder(config, store, record, log, stopping, place.node_of)
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
+    search = SweepSearch(config, record, checkpoints, place.concurrent, store.address(""))
     tuner = tune.Tuner(
         tune.with_resources(
             LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
         ),
         tune_config=tune.TuneConfig(
             num_samples=to_do,
-            search_alg=SweepSearch(config, record, checkpoints, concurrent, store.address("")),
+            search_alg=search,
             scheduler=ResumableAsha(config, record),
             reuse_actors=True,
             trial_dirname_creator=trial_name,
@@ -59,7 +60,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, witness],
+            callbacks=[recorder, witness, *place.callbacks(search.allow)],
             stop=stopping,
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -68,7 +69,7 @@ def run_trials(
         ),
     )
     try:
-        with forgiving_controller(witness):
+        with place.conducted(witness):
             tuner.fit()
         if recorder.error is not None:
             raise recorder.error

@@ -65,6 +65,13 @@ def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
     return config.model_copy(update={"trial": trial})
 
 
+def speeds_of_ends(
+    config: SweepConfig, dataset: TokenDataset, eval_windows: int
+) -> tuple[Speed, Speed] | None:
+    """Return the speeds of the smallest and of the largest trial on a dataset; see probe_ends."""
+    return probe_ends(config, dataset.vocab_size, eval_windows)
+
+
 def probe_ends(
     config: SweepConfig, vocab_size: int, eval_windows: int
 ) -> tuple[Speed, Speed] | None:

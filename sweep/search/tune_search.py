@@ -48,6 +48,10 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._taken = {trial.number for trial in record.trials.values()} | record.lost
         self._next_number = 0
 
+    def allow(self, concurrent: int) -> None:
+        """Let so many trials run at once from now on; those that run already go on."""
+        self._concurrent = concurrent
+
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the Tune config of the next trial (see LanguageModelTrial); None: not yet."""
         if len(self._running) >= self._concurrent:

@@ -10,9 +10,10 @@ from sweep.analysis.words import (
     magnitude,
     size_name,
 )
+from sweep.cluster.place import Place
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
-from sweep.plan.probe import expected_seconds, probe_ends
+from sweep.plan.probe import expected_seconds, speeds_of_ends
 from sweep.show.commands import shown_path
 from sweep.show.console import say
 from trainable.data.batches import TokenDataset
@@ -100,10 +101,11 @@ def _labelled(label: str, lines: Iterable[str]) -> list[str]:
 
 
 def show_plan(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, concurrent: int, console: Console
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, console: Console
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
-    ends = probe_ends(config, dataset.vocab_size, plan.eval_windows)
+    ends = place.there(speeds_of_ends, config, dataset, plan.eval_windows)
+    concurrent = place.concurrent
     seconds = expected_seconds(config, plan, ends, concurrent) if ends else None
     probed = min(end.probed for end in ends) if ends else 1.0
     described = (

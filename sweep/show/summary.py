@@ -35,10 +35,10 @@ def end_text(name: str, record: SweepRecord) -> str:
     )
 
 
-def ray_died_text(name: str) -> str:
+def ray_died_text(name: str, what: str) -> str:
     """Return what to say of a sweep whose Ray is gone."""
     return (
-        f"error: sweep {name}: Ray died (killed, or out of memory?); the trials are saved, "
+        f"error: sweep {name}: {what}; the trials are saved, "
         f"go on with `python sweep/run.py --resume {name}`"
     )
 

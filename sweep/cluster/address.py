@@ -1,0 +1,137 @@
+"""The address of a Ray cluster: found, and tried before anything else is."""
+
+import os
+import platform
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from sweep.common.errors import SweepError
+from trainable.common.errors import first_line
+
+CONNECT_SECONDS = 3.0
+"""How long the head may take to accept a connection."""
+
+ANSWER_SECONDS = 5.0
+"""How long it may take to answer."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A cluster that this machine is a node of, and may join."""
+
+    host: str
+    port: int
+    here: str
+    """This machine's address, as the cluster knows it."""
+    raylet_port: int
+    """Port of this machine's own raylet."""
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT, as Ray takes it."""
+        return f"{self.host}:{self.port}"
+
+
+def named_address(flag: str | None) -> str | None:
+    """Return the address that `--ray-address` or RAY_ADDRESS gives; None: a Ray of our own."""
+    address = flag or os.environ.get("RAY_ADDRESS") or None
+    return None if address == "local" else address
+
+
+def require_cluster(address: str) -> Head:
+    """Return the cluster at HOST:PORT, or at "auto" the one that runs on this machine.
+
+    Ray itself would wait for most of a minute, and then say little.
+
+    Raises:
+        SweepError: nobody answers, or it is no Ray of this version, or the token is another, or
+            this machine is no node of it.
+    """
+    host, port = _split(_running() if address == "auto" else address)
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+        host = socket.gethostbyname(host)
+        here = _address_towards(host, port)
+    except OSError as error:
+        raise SweepError(
+            f"--ray-address {address}: nobody answers there ({error.strerror or error}); start a "
+            "head with `ray start --head`, or name the one that runs"
+        ) from error
+    metadata, nodes = _asked(host, port)
+    _require_same_versions(address, metadata)
+    for node in nodes:
+        if node.node_manager_address == here:
+            return Head(host, port, here, node.node_manager_port)
+    raise SweepError(
+        f"--ray-address {address}: this machine ({here}) is no node of the cluster; join it with "
+        f"`ray start --address {host}:{port}`, with --num-cpus 0 if it is to run no trials"
+    )
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise SweepError(f"--ray-address {address!r:.80}: must be HOST:PORT, auto or local")
+    return host.strip("[]"), int(port)
+
+
+def _running() -> str:
+    from ray._private import services
+
+    try:
+        return str(services.canonicalize_bootstrap_address_or_die("auto"))
+    except (ConnectionError, ValueError) as error:
+        raise SweepError(
+            "--ray-address auto: no Ray, or more than one, runs on this machine; start one with "
+            "`ray start`, or name one by HOST:PORT"
+        ) from error
+
+
+def _address_towards(host: str, port: int) -> str:
+    """Return the address under which this machine reaches another; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, port))
+        return str(probe.getsockname()[0])
+
+
+def _asked(host: str, port: int) -> tuple[dict[str, Any], list[Any]]:
+    """Ask the head for its versions, and for the nodes that live."""
+    from ray._common.usage.usage_lib import get_cluster_metadata
+    from ray._private.authentication import authentication_token_setup as setup
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo
+    from ray.exceptions import AuthenticationError
+
+    address = f"{host}:{port}"
+    try:
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        setup.ensure_token_if_auth_enabled(None, create_token_if_missing=False)
+        client = GcsClient(address=address)
+        told = client.get_all_node_info(timeout=ANSWER_SECONDS).values()
+        metadata = get_cluster_metadata(client)
+    except AuthenticationError as error:
+        raise SweepError(
+            f"--ray-address {address}: the cluster does not take this token "
+            f"({first_line(error)}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its own"
+        ) from error
+    except Exception as error:  # Ray's kinds are private; whatever it was, nothing has begun
+        raise SweepError(
+            f"--ray-address {address}: what listens there does not answer as a Ray head does "
+            f"({first_line(error)}); name the head's address"
+        ) from error
+    return metadata, [node for node in told if node.state == GcsNodeInfo.ALIVE]
+
+
+def _require_same_versions(address: str, metadata: dict[str, Any]) -> None:
+    import ray
+
+    for name, there, own in (
+        ("Ray", metadata["ray_version"], ray.__version__),
+        ("Python", metadata["python_version"], platform.python_version()),
+    ):
+        if there != own:
+            raise SweepError(
+                f"--ray-address {address}: the cluster runs {name} {there}, this is {name} {own}; "
+                "they must be the same: use the environment that its nodes have"
+            )

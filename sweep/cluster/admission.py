@@ -1,0 +1,104 @@
+"""What the nodes of a cluster must be alike in, so that their trials can be compared and saved."""
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from sweep.record.identity import code_digest
+from trainable.common.errors import DataError, first_line
+from trainable.config.trial import TrialConfig
+
+LIBRARIES = ("torch", "numpy", "ray")
+"""Whose versions decide a trial's numbers."""
+
+BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""How Linux says that a processor computes in bf16 itself; without, it is emulated."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a node is, as its own Python finds it."""
+
+    alike: dict[str, str]
+    """What must be as it is on the driver."""
+    processor: str
+    bf16: bool
+    """Whether the processor computes in bf16 itself."""
+    ails: str | None = None
+    """What is wrong with the storage, as the node sees it; None: nothing."""
+
+    def differs_from(self, driver: "Facts") -> list[str]:
+        """Return what keeps a node's trials from being compared, or saved; [] if nothing."""
+        unlike = [
+            f"{name} is {self.alike.get(name)}, on the driver {there}"
+            for name, there in driver.alike.items()
+            if self.alike.get(name) != there
+        ]
+        return [*unlike, *([self.ails] if self.ails else [])]
+
+
+def own_facts(dataset: str, ails: str | None = None) -> Facts:
+    """Return the facts of the machine that this runs on, given its dataset's digest."""
+    alike = {"the code in trainable/": code_digest(), "the dataset": dataset}
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return Facts(alike | versions, *_processor(), ails)
+
+
+def probe_node(trial: TrialConfig, storage: Path, mark: str) -> Facts:
+    """Find the facts of the node that this is run on.
+
+    Args:
+        trial: what all trials share; it names the dataset.
+        storage: the folder that all nodes must see.
+        mark: name of a file that the driver wrote there.
+    """
+    from trainable.data.batches import open_dataset  # with torch, which the node's trials need, too
+
+    try:
+        dataset = open_dataset(trial.data, trial.model.context_length).digest
+    except DataError as error:
+        dataset = f"not readable ({first_line(error)})"
+    return own_facts(dataset, _trouble_with(storage, mark))
+
+
+def _processor() -> tuple[str, bool]:
+    """Return the processor's name, and whether it computes in bf16 itself."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # no Linux: nothing is known
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    flags = facts.get("flags", facts.get("Features", "")).split()
+    return facts.get("model name", "unknown"), not BF16_FLAGS.isdisjoint(flags)
+
+
+@contextlib.contextmanager
+def marked(storage: Path) -> Iterator[str]:
+    """Leave a file in a folder for a while: who finds it sees the same folder."""
+    mark = f".nodes-{secrets.token_hex(8)}"
+    storage.mkdir(parents=True, exist_ok=True)
+    (storage / mark).write_text(mark)
+    try:
+        yield mark
+    finally:
+        (storage / mark).unlink(missing_ok=True)
+
+
+def _trouble_with(storage: Path, mark: str) -> str | None:
+    """Return why a folder is not the driver's, or cannot be written; None if nothing is wrong."""
+    answer = storage / f"{mark}-{secrets.token_hex(8)}"
+    try:
+        if (storage / mark).read_text() != mark:
+            return f"{storage} is not the driver's folder"
+        try:
+            answer.write_text(mark)
+        finally:
+            answer.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return f"{storage} is not the driver's folder"
+    except OSError as error:
+        return f"{storage} cannot be used ({error.strerror})"
+    return None

@@ -1,0 +1,115 @@
+"""The nodes of a joined cluster that trials run on: those that are like the driver."""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweep.cluster.admission import Facts, probe_node
+from sweep.cluster.nodes import Node, free_by_node, living_nodes, more_of, room
+from sweep.cluster.placement import Machine, trials_that_fit
+from sweep.config.sweep import SweepConfig
+from trainable.common.errors import first_line
+
+PROBE_SECONDS = 300.0
+"""How long nodes may take to be compared: each may have to read a dataset for the first time."""
+
+
+class AdmittedNodes:
+    """Compares each node with the driver once, and counts how many trials run on those alike.
+
+    Args:
+        config: the sweep.
+        driver: what nodes are compared with.
+        storage: the folder that all of them must see.
+        mark: name of a file that the driver wrote there.
+    """
+
+    def __init__(self, config: SweepConfig, driver: Facts, storage: Path, mark: str) -> None:
+        self.bf16: set[bool] = set()
+        """What the admitted processors say of bf16: unlike ones say both."""
+        self._config = config
+        self._driver = driver
+        self._asked_for = (config.trial, storage, mark)
+        self._admitted: dict[str, Node] = {}
+        self._most_free: dict[str, Machine] = {}
+        """Of each admitted node, what is not others': free when it came, then in use by us."""
+        self._probes: dict[Any, Node] = {}
+        """Nodes that are being compared, by Ray's name for the answer."""
+        self._asked: set[str] = set()
+
+    @property
+    def ids(self) -> list[str]:
+        """Ray's names of the nodes that trials run on."""
+        return list(self._admitted)
+
+    @property
+    def room(self) -> int:
+        """How many trials run at once."""
+        return room(self._config, self._most_free)
+
+    @property
+    def smallest(self) -> Node:
+        """The node with the least memory."""
+        return min(self._admitted.values(), key=lambda node: node.memory_bytes)
+
+    def compare_all(self) -> list[str]:
+        """Compare every node large enough for a trial; return what keeps which from training."""
+        for node in living_nodes().values():
+            self._begin(node)
+        answers = list(self._probes)
+        if answers:
+            ray.wait(answers, num_returns=len(answers), timeout=PROBE_SECONDS)
+        refused = self._decide()
+        silent = [f"{n.ip}: no answer in {PROBE_SECONDS:g} s" for n in self._probes.values()]
+        return refused + silent
+
+    def look(self) -> list[str]:
+        """See which nodes have gone and which have come, and what they have free.
+
+        Returns:
+            What there is to tell of it, in lines.
+        """
+        living, free = living_nodes(), free_by_node()
+        news = []
+        for gone in self._admitted.keys() - living.keys():
+            del self._most_free[gone]
+            news.append(f"node {self._admitted.pop(gone).ip} is gone")
+        for node in living.values():
+            if node.id in self._admitted:
+                now = free.get(node.id, Machine(0, 0))
+                self._most_free[node.id] = more_of(self._most_free[node.id], now)
+            else:
+                self._begin(node)
+        return [*news, *(f"a node that joined trains no trials: {why}" for why in self._decide())]
+
+    def _begin(self, node: Node) -> None:
+        if node.id in self._asked or not trials_that_fit(self._config, node.total):
+            return
+        self._asked.add(node.id)
+        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        task = ray.remote(probe_node).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        self._probes[task.remote(*self._asked_for)] = node
+
+    def _decide(self) -> list[str]:
+        """Admit the nodes that have answered and are alike; return why others are not."""
+        answers = list(self._probes)
+        done, _ = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
+        refusals = []
+        for answer in done:
+            node = self._probes.pop(answer)
+            try:
+                facts: Facts = ray.get(answer)
+                differs = facts.differs_from(self._driver)
+            except RayError as error:
+                why = error.cause if isinstance(error, RayTaskError) else error
+                differs = [f"it cannot run this code ({first_line(why)})"]
+            if differs:
+                refusals.append(f"{node.ip}: {', '.join(differs)}")
+                continue
+            self.bf16.add(facts.bf16)
+            self._most_free[node.id] = free_by_node().get(node.id, node.total)
+            self._admitted[node.id] = node
+        return refusals

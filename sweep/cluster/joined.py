@@ -1,0 +1,226 @@
+"""A Ray cluster that was joined: its nodes are compared with the driver before they train."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray._private.state import actors
+from ray.exceptions import RayError, RayTaskError
+from ray.tune.experiment import Trial
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweep.cluster import ray_patches
+from sweep.cluster.address import Head, require_cluster
+from sweep.cluster.admission import marked, own_facts
+from sweep.cluster.admitted import PROBE_SECONDS, AdmittedNodes
+from sweep.cluster.following import Following
+from sweep.cluster.forgiving import Witness
+from sweep.cluster.head_watch import cluster_is_lost
+from sweep.cluster.quiet import ENVIRONMENT, keep_quiet, quiet
+from sweep.cluster.spreading import spreading_controller
+from sweep.cluster.watch import RayWatch
+from sweep.common.errors import SweepError
+from sweep.config.sweep import SweepConfig
+from sweep.plan.probe import settled
+from trainable.common.errors import UserError, first_line
+from trainable.common.paths import PACKAGE_PARENT, project_folder
+from trainable.data.batches import TokenDataset, open_dataset
+
+T = TypeVar("T")
+
+LOOK_EVERY_SECONDS = 1.0
+"""How often the cluster is asked for its nodes, at most."""
+
+
+@contextlib.contextmanager
+def joined_cluster(config: SweepConfig, address: str) -> Iterator["Cluster"]:
+    """Join the cluster at an address, and leave it at the end.
+
+    Raises:
+        SweepError: it cannot be joined.
+    """
+    head = require_cluster(address)
+    keep_quiet()
+    # Trials may wait for workers; how many are suggested at all is bounded by the nodes' room.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**9)
+    with quiet():
+        try:
+            with ray_patches.own_signals():
+                ray.init(
+                    address=head.address,
+                    runtime_env=_runtime_env(),
+                    log_to_driver=False,
+                    logging_level="CRITICAL",
+                    _node_ip_address=head.here,
+                )
+        except Exception as error:  # Ray's kinds are private; whatever it was, nothing has begun
+            raise SweepError(
+                f"--ray-address {address}: Ray cannot join it: {first_line(error)}"
+            ) from error
+        try:
+            with contextlib.ExitStack() as to_the_end:
+                yield Cluster(config, head, to_the_end)
+        finally:
+            ray.shutdown()
+
+
+def _runtime_env() -> dict[str, Any]:
+    """Return what goes along to each node: our code, and the variables that it reads."""
+    sent = ("OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR")
+    return {
+        "py_modules": [str(PACKAGE_PARENT / name) for name in ("trainable", "sweep")],
+        "env_vars": {
+            "LM_SWEEP_HOME": str(project_folder()),
+            "RAY_CHDIR_TO_TRIAL_DIR": ENVIRONMENT["RAY_CHDIR_TO_TRIAL_DIR"],
+            **{name: os.environ[name] for name in sent if name in os.environ},
+        },
+        # A worker has its raylet's umask: what it writes is as private as what the driver writes.
+        "worker_process_setup_hook": "sweep.cluster.worker.begin",
+    }
+
+
+class Cluster:
+    """A cluster that was joined: the Place of a sweep over its nodes.
+
+    Args:
+        config: the sweep.
+        head: where it was joined.
+        to_the_end: what is left behind is taken away when this is closed.
+    """
+
+    workers_here = 0
+    """Trials that run on this machine are the cluster's own business."""
+
+    def __init__(self, config: SweepConfig, head: Head, to_the_end: contextlib.ExitStack) -> None:
+        self.tell: Callable[[str], None] = lambda _: None
+        self.lost_text = f"the Ray cluster at {head.address} does not answer any more"
+        self._config = config
+        self._head = head
+        self._to_the_end = to_the_end
+        self._nodes: AdmittedNodes | None = None
+        self._looked = 0.0
+        self._where: dict[str, str] = {}
+
+    @property
+    def nodes(self) -> AdmittedNodes:
+        """The nodes that trials run on, once `admit` has compared them."""
+        assert self._nodes is not None
+        return self._nodes
+
+    @property
+    def concurrent(self) -> int:
+        """How many trials run at once, as far as is known."""
+        return self.nodes.room
+
+    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+        """Compare every node with the driver.
+
+        Args:
+            dataset: what trials train on.
+            storage: the folder below which checkpoints go.
+
+        Raises:
+            SweepError: nodes differ, or none is large enough for a trial.
+        """
+        mark = self._to_the_end.enter_context(marked(storage))
+        driver = own_facts(dataset.digest)
+        self._nodes = AdmittedNodes(self._config, driver, storage, mark)
+        refused = self._nodes.compare_all()
+        if refused:
+            raise SweepError(
+                f"--ray-address {self._head.address}: trials could not be compared: "
+                f"{'; '.join(refused)}; make these nodes like the driver, or take them away"
+            )
+        if not self._nodes.ids:
+            raise SweepError(
+                f"--ray-address {self._head.address}: no node has the "
+                f"{self._config.cpus_per_trial:g} CPUs and {self._config.gpus_per_trial:g} GPUs of "
+                "a trial; lower cpus_per_trial or gpus_per_trial, or let such a node join first"
+            )
+
+    def there(
+        self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
+    ) -> T:
+        """Return `work(config, dataset, *more)`, done where trials run: on the smallest node.
+
+        Raises:
+            UserError: as `work` does.
+        """
+        trial, node = config.trial, self.nodes.smallest
+
+        def on_node() -> T:
+            return work(config, open_dataset(trial.data, trial.model.context_length), *more)
+
+        task = ray.remote(on_node).options(
+            num_cpus=0,
+            num_gpus=min(1.0, self._config.gpus_per_trial),
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
+        )
+        try:
+            result: T = ray.get(task.remote(), timeout=PROBE_SECONDS)
+        except RayError as error:
+            why = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(why, UserError):
+                raise why from error
+            raise SweepError(
+                f"--ray-address {self._head.address}: node {node.ip} cannot tell what a trial "
+                f"costs: {first_line(why)}"
+            ) from error
+        return result
+
+    def settled(self, config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
+        """Choose by a probe of the smallest node; fp32, where not all nodes have bf16."""
+        if len(self.nodes.bf16) > 1 and config.trial.train.precision == "auto":
+            self.tell("some nodes' processors have bf16 and some have not: all compute in fp32")
+            trial = config.trial.with_values({"train.precision": "fp32"})
+            config = config.model_copy(update={"trial": trial})
+        return self.there(settled, config, dataset)
+
+    @contextlib.contextmanager
+    def starting(self, last_words: Callable[[], int]) -> Iterator[Callable[[], None]]:
+        """Ask an autoscaler for what the sweep needs, and watch the head, meanwhile.
+
+        Gives what waits for the start, which has been made.
+        """
+        from ray.autoscaler.sdk import request_resources
+
+        wanted = self._config.max_concurrent or self._config.num_samples
+        share = {"CPU": self._config.cpus_per_trial, "GPU": self._config.gpus_per_trial}
+        request_resources(bundles=[{name: n for name, n in share.items() if n}] * wanted)
+        with RayWatch(cluster_is_lost(self._head), last_words):
+            try:
+                yield lambda: None
+            finally:
+                request_resources(bundles=[])
+
+    def room(self) -> int:
+        """Return how many trials may run at once now; the cluster is asked once a second."""
+        if time.monotonic() - self._looked > LOOK_EVERY_SECONDS:
+            for line in self.nodes.look():
+                self.tell(line)
+            self._looked = time.monotonic()
+        return self.nodes.room
+
+    def conducted(self, witness: Witness) -> contextlib.AbstractContextManager[None]:
+        """Have a Tune that runs meanwhile place trials on admitted nodes only."""
+        make = spreading_controller(lambda: self.nodes.ids)
+        return ray_patches.forgiving_controller(witness, make)
+
+    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
+        """Return what tells `allow` how many trials may run, as nodes come and go."""
+        return [Following(self.room, allow)]
+
+    def node_of(self, trial: Trial) -> str | None:
+        """Return the address of the node that a trial's worker is on."""
+        actor = trial.temporary_state.ray_actor
+        if actor is None:
+            return None
+        name = actor._actor_id.hex()
+        if name not in self._where:
+            self._where[name] = actors(name)["Address"]["IPAddress"]
+        return self._where[name]

@@ -1,0 +1,55 @@
+"""The nodes of a cluster, as Ray tells of them, and how many trials they hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweep.cluster.placement import Machine, trials_that_fit
+from sweep.config.sweep import SweepConfig
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that lives."""
+
+    id: str
+    ip: str
+    total: Machine
+    memory_bytes: int
+
+
+def living_nodes() -> dict[str, Node]:
+    """Return the nodes that live, by id. Ray must have been joined."""
+    import ray
+
+    found = {}
+    for told in ray.nodes():
+        if told["Alive"]:
+            has = told["Resources"]
+            memory = int(has.get("memory", 0))
+            node = Node(told["NodeID"], told["NodeManagerAddress"], as_machine(has), memory)
+            found[node.id] = node
+    return found
+
+
+def free_by_node() -> dict[str, Machine]:
+    """Return what nobody uses just now, by a node's id."""
+    from ray._private.state import available_resources_per_node
+
+    return {node: as_machine(free) for node, free in available_resources_per_node().items()}
+
+
+def as_machine(resources: Mapping[str, Any]) -> Machine:
+    """Return Ray's resources as whole cores and GPUs."""
+    return Machine(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+
+
+def more_of(a: Machine, b: Machine) -> Machine:
+    """Return the larger of both, resource by resource."""
+    return Machine(max(a.cpus, b.cpus), max(a.gpus, b.gpus))
+
+
+def room(config: SweepConfig, machines: Mapping[str, Machine]) -> int:
+    """Return how many trials run at once: those that fit on each node, not into the sum."""
+    fits = sum(trials_that_fit(config, machine) for machine in machines.values())
+    return max(1, min(fits, config.max_concurrent or fits, config.num_samples))

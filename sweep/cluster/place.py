@@ -1,0 +1,131 @@
+"""Where a sweep's trials run: on this machine, or on a cluster that is joined."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from sweep.cluster import ray_patches
+from sweep.cluster.address import named_address
+from sweep.cluster.local_ray import ray_starting
+from sweep.cluster.placement import concurrency, local_machine, needed
+from sweep.config.sweep import SweepConfig
+from sweep.plan.probe import settled
+from trainable.data.batches import TokenDataset
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from sweep.cluster.forgiving import Witness
+    from sweep.cluster.joined import Cluster
+
+T = TypeVar("T")
+
+
+class Place(Protocol):
+    """What a session needs to know of where its trials run."""
+
+    @property
+    def concurrent(self) -> int:
+        """How many trials run at once, as far as is known."""
+
+    @property
+    def workers_here(self) -> int:
+        """How many of them this process itself has to start."""
+
+    @property
+    def lost_text(self) -> str:
+        """What to say when Ray is gone."""
+
+    tell: Callable[[str], None]
+    """Takes a line for people, while the trials run."""
+
+    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+        """Refuse a place whose trials could not be compared, or not saved in `storage`."""
+
+    def there(
+        self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
+    ) -> T:
+        """Return `work(config, dataset, *more)`, done where trials run."""
+
+    def settled(self, config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
+        """Return `config` with what is left at auto chosen, alike for all trials."""
+
+    def starting(
+        self, last_words: Callable[[], int]
+    ) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Begin to start Ray, and give what waits for it; see ray_starting."""
+
+    def conducted(self, witness: "Witness") -> contextlib.AbstractContextManager[None]:
+        """Have Tune conduct trials with a controller of ours, meanwhile."""
+
+    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
+        """Return Tune's callbacks that tell `allow` how many trials may run at once."""
+
+    def node_of(self, trial: "Trial") -> str | None:
+        """Return the address of the node that a trial's worker is on; None: this machine."""
+
+
+class ThisMachine:
+    """A Ray of our own, on this machine.
+
+    Raises:
+        ConfigError: one trial alone asks for more than there is.
+    """
+
+    lost_text = "Ray died (killed, or out of memory?)"
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._machine = local_machine(config)
+        self._config = config
+        self.concurrent = self.workers_here = concurrency(config, self._machine)
+        self.tell: Callable[[str], None] = lambda _: None
+
+    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+        """Do nothing: this machine is like itself."""
+
+    def there(
+        self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
+    ) -> T:
+        """Do it here."""
+        return work(config, dataset, *more)
+
+    def settled(self, config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
+        """Choose by a probe of this machine."""
+        return settled(config, dataset)
+
+    def starting(
+        self, last_words: Callable[[], int]
+    ) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Start a Ray for as many trials as run at once."""
+        takes = needed(self._config, self._machine, self.concurrent)
+        return ray_starting(takes, self.concurrent, last_words)
+
+    def conducted(self, witness: "Witness") -> contextlib.AbstractContextManager[None]:
+        """Mend what Tune has no setting for."""
+        return ray_patches.forgiving_controller(witness)
+
+    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
+        """Return none: the number stays."""
+        return []
+
+    def node_of(self, trial: "Trial") -> str | None:
+        """Return None: there is one node."""
+        return None
+
+
+@contextlib.contextmanager
+def open_place(config: SweepConfig, ray_address: str | None) -> Iterator["ThisMachine | Cluster"]:
+    """Give the place that `--ray-address` or RAY_ADDRESS names: without them, this machine.
+
+    Raises:
+        ConfigError, SweepError: it does not hold one trial, or cannot be joined.
+    """
+    address = named_address(ray_address)
+    if address is None:
+        yield ThisMachine(config)
+        return
+    from sweep.cluster.joined import joined_cluster  # with Ray, which takes a while to import
+
+    with joined_cluster(config, address) as cluster:
+        yield cluster

@@ -1,0 +1,196 @@
+"""Several Ray nodes on one machine: each in a network namespace of its own, joined by a switch.
+
+Needs root and iproute2; `cluster_nodes` skips elsewhere. Nothing outside of the namespaces is
+touched, and all that runs in them is ended with them.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_sweeps import wait_for
+
+PORT = 6399
+HEALTH = {
+    **{f"RAY_health_check_{name}_ms": "1000" for name in ("initial_delay", "period", "timeout")},
+    "RAY_health_check_failure_threshold": "3",
+}
+"""What is recommended for a head: a cut link is seen after some five seconds."""
+
+
+class Nodes:
+    """The nodes of one cluster, by number; 0 is the head. Drivers run on it, too.
+
+    Args:
+        folder: for logs and the home folders of nodes.
+        count: how many namespaces there are; a node is started by `start`.
+    """
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder = folder
+        self._names = [f"lm{secrets.token_hex(4)}{n}" for n in range(count)]
+        self._switch = f"lm{secrets.token_hex(4)}s"
+        self._scratch: list[str] = []
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.token = folder / "token"
+        self.token.write_text(secrets.token_hex(32))
+        self.token.chmod(0o600)
+
+    @property
+    def address(self) -> str:
+        """Address of the cluster's head."""
+        return f"{self.ip(0)}:{PORT}"
+
+    @property
+    def driver(self) -> dict[str, str]:
+        """Environment of a driver: how it proves itself to the cluster."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+
+    def ip(self, number: int) -> str:
+        """Return the address of a node."""
+        return f"10.77.0.{number + 1}"
+
+    def within(self, number: int) -> tuple[str, ...]:
+        """Return what a command begins with to run on a node."""
+        return ("ip", "netns", "exec", self._names[number])
+
+    def lay(self) -> None:
+        """Make the namespaces, and join them by a switch."""
+        _ip("netns", "add", self._switch)
+        _ip("-n", self._switch, "link", "add", "br0", "type", "bridge")
+        _ip("-n", self._switch, "link", "set", "br0", "up")
+        for number, name in enumerate(self._names):
+            end, port = f"v{number}", f"p{number}"
+            _ip("netns", "add", name)
+            peer = ("peer", "name", port, "netns", self._switch)
+            _ip("link", "add", end, "netns", name, "type", "veth", *peer)
+            _ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
+            _ip("-n", name, "addr", "add", f"{self.ip(number)}/24", "dev", end)
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "link", "set", end, "up")
+
+    def start(self, number: int, *, before: str = "true", cpus: int = 1, **env: str) -> None:
+        """Start Ray on a node, which then joins; `before` is a shell command that it begins with.
+
+        The command runs where mounts are the node's alone.
+        """
+        home = self._folder / f"home{number}"
+        home.mkdir(exist_ok=True)
+        scratch = tempfile.mkdtemp(prefix="lm")  # short, for the names of Ray's sockets
+        self._scratch.append(scratch)
+        role = ["--head", "--port", str(PORT)] if number == 0 else ["--address", self.address]
+        settings = {
+            **{"num-cpus": cpus, "node-ip-address": self.ip(number), "temp-dir": f"{scratch}/r"},
+            "object-store-memory": 80_000_000,
+            "include-dashboard": "false",
+        }
+        flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"]
+        kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LM_SWEEP_HOME")}
+        places = {"HOME": str(home), "TMPDIR": scratch, "XDG_CACHE_HOME": str(home)}
+        with (self._folder / f"node{number}.log").open("ab") as log:
+            node = subprocess.Popen(
+                [
+                    *(*self.within(number), "sh", "-c", f'{before} && exec "$@"', "sh"),
+                    *(*ray, "--disable-usage-stats", *flags),
+                ],
+                env=kept | places | self.driver | HEALTH | env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._started.append(node)
+
+    def wait_for(self, count: int) -> None:
+        """Wait until so many nodes have joined."""
+        wait_for(lambda: self.alive() == count, 90)
+
+    def alive(self) -> int:
+        """Return how many nodes the head takes for alive; 0 where it does not answer."""
+        code = (
+            "import sys; from ray._raylet import GcsClient\n"
+            "from ray.core.generated.gcs_pb2 import GcsNodeInfo\n"
+            "nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5).values()\n"
+            "print(sum(node.state == GcsNodeInfo.ALIVE for node in nodes))"
+        )
+        with contextlib.suppress(subprocess.SubprocessError, ValueError):
+            asked = subprocess.run(
+                [*self.within(0), sys.executable, "-c", code, self.address],
+                env=os.environ | self.driver,
+                capture_output=True,
+                text=True,
+                timeout=20,
+            )
+            return int(asked.stdout)
+        return 0
+
+    def kill(self, number: int, *but: int) -> None:
+        """Kill every process on a node, but those given."""
+        for pid in self.pids(number):
+            if pid not in but:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def pids(self, number: int) -> list[int]:
+        """Return the processes on a node."""
+        return [int(word) for word in _ip("netns", "pids", self._names[number]).split()]
+
+    def link(self, number: int, state: str) -> None:
+        """Cut a node's link ("down"), or heal it ("up")."""
+        _ip("-n", self._switch, "link", "set", f"p{number}", state)
+
+    def close(self) -> None:
+        """End all that runs on the nodes, and remove them."""
+        for number, name in enumerate(self._names):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                deadline = time.monotonic() + 20
+                while self.pids(number) and time.monotonic() < deadline:
+                    self.kill(number)
+                    time.sleep(0.1)
+                _ip("netns", "del", name)
+        with contextlib.suppress(subprocess.CalledProcessError):
+            _ip("netns", "del", self._switch)
+        for node in self._started:
+            node.wait(10)
+        for scratch in self._scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def cluster_nodes(count: int, up: int | None = None) -> Iterator[Nodes]:
+    """Give so many nodes, of which the first `up` have joined: all, unless told otherwise."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces take root and iproute2")
+    up = count if up is None else up
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        nodes = Nodes(Path(folder), count)
+        try:
+            try:
+                nodes.lay()
+            except subprocess.CalledProcessError as error:
+                pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+            if up:
+                nodes.start(0)
+                wait_for(lambda: nodes.alive() >= 1, 90)
+            for number in range(1, up):
+                nodes.start(number)
+            if up:
+                nodes.wait_for(up)
+            yield nodes
+        finally:
+            nodes.close()
+
+
+def _ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout
