@@ -26,6 +26,20 @@ HEALTH = {
 }
 """What is recommended for a head: a cut link is seen after some five seconds."""
 
+ASK = """
+import socket, sys
+from ray._raylet import GcsClient
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
+host, port = sys.argv[1].split(":")
+for _ in sys.stdin:
+    try:
+        socket.create_connection((host, int(port)), 1).close()  # Ray itself would wait for long
+        nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5).values()
+        print(sum(node.state == GcsNodeInfo.ALIVE for node in nodes), flush=True)
+    except Exception:
+        print(0, flush=True)
+"""
+
 
 class Nodes:
     """The nodes of one cluster, by number; 0 is the head. Drivers run on it, too.
@@ -41,6 +55,7 @@ class Nodes:
         self._switch = f"lm{secrets.token_hex(4)}s"
         self._scratch: list[str] = []
         self._started: list[subprocess.Popen[bytes]] = []
+        self._asker: subprocess.Popen[str] | None = None
         self.token = folder / "token"
         self.token.write_text(secrets.token_hex(32))
         self.token.chmod(0o600)
@@ -54,6 +69,11 @@ class Nodes:
     def driver(self) -> dict[str, str]:
         """Environment of a driver: how it proves itself to the cluster."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment of any process that talks to the cluster."""
+        return os.environ | self.driver
 
     def ip(self, number: int) -> str:
         """Return the address of a node."""
@@ -87,11 +107,11 @@ class Nodes:
         home.mkdir(exist_ok=True)
         scratch = tempfile.mkdtemp(prefix="lm")  # short, for the names of Ray's sockets
         self._scratch.append(scratch)
-        role = ["--head", "--port", str(PORT)] if number == 0 else ["--address", self.address]
+        head = ("--head", "--port", str(PORT), "--include-dashboard", "false")
+        role = head if number == 0 else ("--address", self.address)
         settings = {
             **{"num-cpus": cpus, "node-ip-address": self.ip(number), "temp-dir": f"{scratch}/r"},
             "object-store-memory": 80_000_000,
-            "include-dashboard": "false",
         }
         flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"]
@@ -111,28 +131,35 @@ class Nodes:
             )
         self._started.append(node)
 
-    def wait_for(self, count: int) -> None:
+    def wait_for(self, count: int, seconds: float = 90) -> None:
         """Wait until so many nodes have joined."""
-        wait_for(lambda: self.alive() == count, 90)
+
+        def there() -> bool:
+            assert all(node.poll() in (None, -signal.SIGKILL) for node in self._started), self.log()
+            return self.alive() == count
+
+        wait_for(there, seconds)
+
+    def log(self) -> str:
+        """Return what `ray start` said on all nodes."""
+        return "\n".join(path.read_text() for path in sorted(self._folder.glob("node*.log")))
 
     def alive(self) -> int:
         """Return how many nodes the head takes for alive; 0 where it does not answer."""
-        code = (
-            "import sys; from ray._raylet import GcsClient\n"
-            "from ray.core.generated.gcs_pb2 import GcsNodeInfo\n"
-            "nodes = GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5).values()\n"
-            "print(sum(node.state == GcsNodeInfo.ALIVE for node in nodes))"
-        )
-        with contextlib.suppress(subprocess.SubprocessError, ValueError):
-            asked = subprocess.run(
-                [*self.within(0), sys.executable, "-c", code, self.address],
-                env=os.environ | self.driver,
-                capture_output=True,
+        if self._asker is None:
+            self._asker = subprocess.Popen(  # importing Ray takes longer than most answers
+                [*self.within(0), sys.executable, "-c", ASK, self.address],
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
                 text=True,
-                timeout=20,
+                bufsize=1,
             )
-            return int(asked.stdout)
-        return 0
+        assert self._asker.stdin
+        assert self._asker.stdout
+        self._asker.stdin.write("\n")
+        return int(self._asker.stdout.readline())
 
     def kill(self, number: int, *but: int) -> None:
         """Kill every process on a node, but those given."""
@@ -151,6 +178,9 @@ class Nodes:
 
     def close(self) -> None:
         """End all that runs on the nodes, and remove them."""
+        if self._asker is not None:
+            with self._asker as asker:
+                asker.kill()
         for number, name in enumerate(self._names):
             with contextlib.suppress(subprocess.CalledProcessError):
                 deadline = time.monotonic() + 20
@@ -179,13 +209,10 @@ def cluster_nodes(count: int, up: int | None = None) -> Iterator[Nodes]:
                 nodes.lay()
             except subprocess.CalledProcessError as error:
                 pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
-            if up:
-                nodes.start(0)
-                wait_for(lambda: nodes.alive() >= 1, 90)
-            for number in range(1, up):
+            for number in range(up):
                 nodes.start(number)
-            if up:
-                nodes.wait_for(up)
+                if number in (0, up - 1):
+                    nodes.wait_for(number + 1)  # others can join once there is a head
             yield nodes
         finally:
             nodes.close()

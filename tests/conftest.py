@@ -135,11 +135,13 @@ def start():
     """Return a function that starts a sweep in a process group, ended with the test."""
     started = []
 
-    def start_sweep(home: Path, *arguments: str, program=(SWEEP_RUN,), **env) -> subprocess.Popen:
+    def start_sweep(
+        home: Path, *arguments: str, program=(SWEEP_RUN,), before=(), **env
+    ) -> subprocess.Popen:
         kept = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
         places = {"LM_SWEEP_HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
         sweep = subprocess.Popen(
-            [sys.executable, *program, *arguments],
+            [*before, sys.executable, *program, *arguments],
             env=kept | places | env,
             cwd=home,
             stdout=subprocess.PIPE,

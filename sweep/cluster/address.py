@@ -1,8 +1,12 @@
 """The address of a Ray cluster: found, and tried before anything else is."""
 
+import contextlib
 import os
 import platform
 import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +16,7 @@ from trainable.common.errors import first_line
 CONNECT_SECONDS = 3.0
 """How long the head may take to accept a connection."""
 
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 6.0
 """How long it may take to answer."""
 
 
@@ -97,30 +101,56 @@ def _address_towards(host: str, port: int) -> str:
 
 def _asked(host: str, port: int) -> tuple[dict[str, Any], list[Any]]:
     """Ask the head for its versions, and for the nodes that live."""
+    from ray.exceptions import AuthenticationError
+
+    address = f"{host}:{port}"
+    answer: Future[tuple[dict[str, Any], list[Any]]] = Future()
+    # In a thread that is left behind: Ray waits for most of a minute where no Ray listens.
+    threading.Thread(target=_ask, args=(address, answer), daemon=True).start()
+    try:
+        with _no_standard_error():
+            return answer.result(ANSWER_SECONDS)
+    except AuthenticationError as error:
+        why = first_line(error).partition(". ")[0]
+        raise SweepError(
+            f"--ray-address {address}: the cluster does not take this token ({why}); set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the file that its nodes have"
+        ) from error
+    except Exception as error:  # Ray's kinds are private; whatever it was, nothing has begun
+        raise SweepError(
+            f"--ray-address {address}: what listens there does not answer as a Ray head does in "
+            f"{ANSWER_SECONDS:g} s ({first_line(error)}); name the head's address"
+        ) from error
+
+
+@contextlib.contextmanager
+def _no_standard_error() -> Iterator[None]:
+    """Let nobody write to standard error: Ray's C++ does, and what fails is told in a line."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _ask(address: str, answer: "Future[tuple[dict[str, Any], list[Any]]]") -> None:
     from ray._common.usage.usage_lib import get_cluster_metadata
     from ray._private.authentication import authentication_token_setup as setup
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
     from ray.core.generated.gcs_pb2 import GcsNodeInfo
-    from ray.exceptions import AuthenticationError
 
-    address = f"{host}:{port}"
     try:
         setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         setup.ensure_token_if_auth_enabled(None, create_token_if_missing=False)
         client = GcsClient(address=address)
-        told = client.get_all_node_info(timeout=ANSWER_SECONDS).values()
-        metadata = get_cluster_metadata(client)
-    except AuthenticationError as error:
-        raise SweepError(
-            f"--ray-address {address}: the cluster does not take this token "
-            f"({first_line(error)}); set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to its own"
-        ) from error
-    except Exception as error:  # Ray's kinds are private; whatever it was, nothing has begun
-        raise SweepError(
-            f"--ray-address {address}: what listens there does not answer as a Ray head does "
-            f"({first_line(error)}); name the head's address"
-        ) from error
-    return metadata, [node for node in told if node.state == GcsNodeInfo.ALIVE]
+        nodes = client.get_all_node_info(timeout=ANSWER_SECONDS).values()
+        living = [node for node in nodes if node.state == GcsNodeInfo.ALIVE]
+        answer.set_result((get_cluster_metadata(client), living))
+    except Exception as error:  # it is told where it is waited for
+        answer.set_exception(error)
 
 
 def _require_same_versions(address: str, metadata: dict[str, Any]) -> None:

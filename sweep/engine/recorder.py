@@ -1,7 +1,6 @@
 """From Tune's callbacks to the sweep's events: the one place that knows both."""
 
 import functools
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +8,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from sweep.config.sweep import SweepConfig
-from sweep.engine.failures import FULL_BYTES, failure_reason, is_disk_full, told
+from sweep.engine.failures import failure_reason, is_disk_full, told
 from sweep.engine.stopping import Stopping
 from sweep.record.events import EventLog
 from sweep.record.results import Outcome, SweepRecord
@@ -48,7 +47,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         record: kept up to date by the log's events.
         log: where events go.
         stopping: ends the session.
-        node_of: returns the address of the node that a trial's worker is on; None: there is one.
+        node_of: returns the address of the node that a trial's worker is on; None: this machine.
+        is_full: says whether the sweep's own disk is full, asked where nodes have disks, too.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         log: EventLog,
         stopping: Stopping,
         node_of: Callable[[Trial], str | None] = lambda _: None,
+        is_full: Callable[[], bool] = lambda: True,
     ) -> None:
         self.disk_full = False
         """Whether the session was ended for want of disk space."""
@@ -70,6 +71,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         self._record = record
         self._log = log
         self._node_of = node_of
+        self._is_full = is_full
         self._nodes: dict[str, str] = {}
         """Where trials run, by their names."""
         self._started: set[str] = set()
@@ -82,9 +84,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
     @_kept
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
         """Record the first start in this session; a restart is recorded by on_trial_recover."""
-        name, node = self._require_started(trial), self._node_of(trial)
+        node = self._node_of(trial)
         if node is not None:
-            self._nodes[name] = node
+            self._nodes[trial.config["name"]] = node
+        self._require_started(trial)
 
     @_kept
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_: Any) -> None:
@@ -167,8 +170,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         Every other trial would fail alike: the session ends while nothing is lost. On a cluster it
         may be a node's own disk that is full, which ails that node's trials alone.
         """
-        free = shutil.disk_usage(self._folder).free
-        if is_disk_full(reason) and (not self._nodes or free < FULL_BYTES):
+        if is_disk_full(reason) and (not self._nodes or self._is_full()):
             self.disk_full = True
             self._stopping.ask()
         return self.disk_full
@@ -178,7 +180,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         name: str = trial.config["name"]
         if name not in self._started:
             self._started.add(name)
-            self._log.append("trial_started", trial=name, params=trial.config["params"])
+            where = {"node": self._nodes[name]} if name in self._nodes else {}
+            self._log.append("trial_started", trial=name, params=trial.config["params"], **where)
         return name
 
     def _end(

@@ -40,7 +40,9 @@ def run_trials(
     """
     witness = Witness()
     stopping = Stopping(interruption)
-    recorder = Recorder(config, store, record, log, stopping, place.node_of)
+    recorder = Recorder(
+        config, store, record, log, stopping, place.node_of, lambda: _is_full(folder)
+    )
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
@@ -74,13 +76,17 @@ def run_trials(
         if recorder.error is not None:
             raise recorder.error
     except Exception as error:
-        if recorder.disk_full or shutil.disk_usage(folder).free < FULL_BYTES:
+        if recorder.disk_full or _is_full(folder):
             raise disk_full_error(folder) from error
         if isinstance(recorder.error, OSError):
             raise unwritable_error(folder, recorder.error) from error
         raise
     if recorder.disk_full:
         raise disk_full_error(folder)
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_BYTES
 
 
 def trial_name(trial: Trial) -> str:

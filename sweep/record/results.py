@@ -163,7 +163,8 @@ class SweepRecord:
 
         session_started: session, num_samples, plan (in the first). session_ended: completed, and
         ended_by, if it was early.
-        trial_started: trial, params (again after a resume). trial_restarted: trial, reason.
+        trial_started: trial, params, on a cluster node (again after a resume).
+        trial_restarted: trial, reason.
         evaluation: trial, metrics.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
         outcome: trial, outcome, step, rung, reason. trial_lost: trial (see repair.py).
