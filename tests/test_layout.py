@@ -31,8 +31,8 @@ ORDER = {
         )
     ],
     "sweep": [
-        *("common", "config", "record", "analysis", "search", "plan", "cluster", "control"),
-        *("engine", "tracking", "show", "evidence", "conduct", "doors"),
+        *("common", "config", "record", "analysis", "pictures", "search", "plan", "cluster"),
+        *("control", "engine", "tracking", "show", "evidence", "conduct", "doors"),
     ],
 }
 """The folders of each package from the lowest up; the commands lie on top of them."""

@@ -49,7 +49,8 @@ class Session:
         return trial
 
     def report(self, trial: Trial, step: int, loss: float, **facts: Any) -> None:
-        told = {"step": step, "val_loss": loss, "notice": None, "outcome": None, **facts}
+        told = {"step": step, "val_loss": loss, "notice": None, "outcome": None}
+        told |= {"hostname": "here", "pid": 7, **facts}
         self.tell("on_trial_result", trial, result=told)
         trial.run_metadata.last_result = told
 
@@ -163,3 +164,12 @@ def test_a_trial_that_ends_has_finished_or_was_stopped(
     session.tell("on_trial_complete", trial)
     (ended,) = session.events("outcome")
     assert (ended["outcome"], ended["step"], ended["rung"]) == (outcome, step, rung)
+
+
+def test_a_trials_worker_is_recorded_where_it_is_another_one():
+    session = Session()
+    trial = session.start()
+    for step, pid in ((0, 7), (10, 7), (20, 8), (30, 8)):
+        session.report(trial, step, 3.0, pid=pid)
+    told = [event.get("worker") for event in session.events("evaluation")]
+    assert told == ["here:7", None, "here:8", None]

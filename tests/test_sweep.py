@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from live_sweeps import make_project, run, wait_for
 from sweep_samples import sweep_config
+from test_report import data_of
 
 from sweep.common.errors import SweepError
 from sweep.conduct import start
+from sweep.record.events import read_events
 from sweep.record.results import SweepRecord
 from sweep.tracking.calls import RUN_STATUS
 
@@ -124,6 +126,24 @@ def test_status_shows_sweep_and_trials(finished_sweep):
     assert all(f"t{n:03d}" in one.stdout for n in range(6))
 
 
+def test_the_report_is_written_at_the_end_and_named(finished_sweep):
+    home, done = finished_sweep
+    path = home / "results/small/report.html"
+    assert f"report: {path}" in done.stdout
+    html = path.read_text()
+    rows = data_of(html)["table"]["rows"]
+    assert sorted(row[1] for row in rows) == [f"t{n:03d}" for n in range(6)]
+    best = SweepRecord.read(home / "results/small").best
+    assert f"Best: {best.name} " in html
+    assert f"{best.best_val_loss:.4f}" in html
+    events = read_events(home / "results/small")
+    workers = {event.get("worker") for event in events if event["event"] == "evaluation"} - {None}
+    assert all(re.fullmatch(r"[\w.-]+:\d+", worker) for worker in workers)
+    began = next(event for event in events if event["event"] == "session_started")
+    assert "cores" in began["machine"]
+    assert began["machine"] in html
+
+
 def test_nothing_is_left_behind(finished_sweep):
     home, _ = finished_sweep
     marker = str(home).encode()
@@ -189,8 +209,13 @@ def test_a_finished_sweep_can_be_extended(tmp_path):
     flags = ("--config", str(config), "--name", "grown", "--num-samples", "3")
     assert run(tmp_path, "sweep/run.py", *flags).returncode == 0
     first = SweepRecord.read(tmp_path / "results/grown")
+    report = tmp_path / "results/grown/report.html"
+    report.unlink()
+    report.mkdir()  # a report that cannot be written changes nothing else
     done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "5")
     assert done.returncode == 0, done.stderr
+    assert "report: not written (" in done.stdout
+    assert "sweep/report.py grown" in done.stdout
     record = SweepRecord.read(tmp_path / "results/grown")
     assert len(record.trials) == 5
     assert record.sessions == 2

@@ -103,6 +103,13 @@ class GaussianProcess:
         mean = self._mean + across @ self._weights
         return mean, own - across @ cho_solve(self._factor, across.T)
 
+    def final_mean(self, inputs: Array) -> Array:
+        """Return the mean (m,) that `final` returns, for any number of inputs (m, d)."""
+        across = self._sizes[0] ** 2 * _squared_exponential(self._warp(inputs), self._warped)
+        across += LEVEL_DEVIATION**2 * (self._rows.backwards == 0)
+        mean: Array = self._mean + across @ self._weights
+        return mean
+
     @property
     def training_noise(self) -> float:
         """Deviation of one trained trial's loss from the noiseless one, nats."""

@@ -21,6 +21,8 @@ GRID = 101
 CANDIDATES = 256
 """Points in the other free fields, where there are any."""
 DRAWS = 400
+COARSE_GRID = 41
+"""Points along the rate where many sizes are drawn together."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class Estimate:
     """Interval that holds the best rate with 80 %, the other fields as in `params`."""
     near: tuple[float, float] | None
     """The same up to halfway to the next rates that were looked at."""
+
+
+@dataclass(frozen=True)
+class Valley:
+    """The expected final loss along the learning rate, all other fields given."""
+
+    rates: list[float]
+    """(n,), ascending."""
+    loss: Array
+    """(n,), nats per token."""
 
 
 class Surface:
@@ -68,13 +80,47 @@ class Surface:
         if rate.name == RATE and rate in free:
             if len(free) > 1:  # else the points are those along the rate
                 best = points[int(mean.argmin())]
-                points = [best | {RATE: value} for value in rate.grid(GRID)]
+                points = self._along_rate(best, GRID)
                 mean, covariance = self._process.final(self._inputs(points))
             rates, near = _interval([point[RATE] for point in points], mean, covariance)
         at = int(mean.argmin())
         variance = max(float(covariance[at, at]), 0.0) + self.training_noise**2
         loss = float(mean[at]) if self._ended else None
         return Estimate(points[at], loss, math.sqrt(variance), rates, near)
+
+    def valley(self, fixed: Mapping[str, Any]) -> Valley | None:
+        """Return the final loss along the rate, the other free fields at their best.
+
+        None where the rate is not searched, or no trial came to its end.
+        """
+        if self._axes[0].name != RATE or not self._ended:
+            return None
+        points = self._along_rate(self.best(fixed).params, GRID)
+        return Valley([point[RATE] for point in points], self.expected(points))
+
+    def expected(self, points: Sequence[Mapping[str, Any]]) -> Array:
+        """Return the expected final losses (n,) at n points, each with every searched field.
+
+        Their differences hold even while no trial has come to its end.
+        """
+        return self._process.final_mean(self._inputs(points))
+
+    def best_rates(self, places: Sequence[Mapping[str, Any]]) -> Array:
+        """Return joint posterior draws (DRAWS, n) of the best rate at n places.
+
+        Args:
+            places: every searched field; their rates do not matter.
+        """
+        along = [self._along_rate(place, COARSE_GRID) for place in places]
+        points = [point for line in along for point in line]
+        draws = _drawn(*self._process.final(self._inputs(points)))
+        lowest = draws.reshape(len(draws), len(places), -1).argmin(axis=2)
+        rates = np.array([point[RATE] for point in along[0]], dtype=np.float64)
+        chosen: Array = rates[lowest]
+        return chosen
+
+    def _along_rate(self, place: Mapping[str, Any], points: int) -> list[dict[str, Any]]:
+        return [dict(place) | {RATE: value} for value in self._axes[0].grid(points)]
 
     def _rows(self, trials: Sequence[TrialRecord]) -> Rows:
         params, backwards, numbers, losses = [], [], [], []
@@ -160,10 +206,16 @@ def _interval(
 
     And the same up to halfway, logarithmically, to their neighbours among the rates.
     """
-    jitter = 1e-8 * np.eye(len(mean))
-    noise = np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
-    draws = mean + noise @ np.linalg.cholesky(covariance + jitter).T
-    low, high = map(round, np.quantile(draws.argmin(axis=1), [0.1, 0.9]))
+    lowest = _drawn(mean, covariance).argmin(axis=1)
+    low, high = map(round, np.quantile(lowest, [0.1, 0.9]))
     below, above = rates[max(low - 1, 0)], rates[min(high + 1, len(rates) - 1)]
     near = math.sqrt(below * rates[low]), math.sqrt(rates[high] * above)
     return (rates[low], rates[high]), near
+
+
+def _drawn(mean: Array, covariance: Array) -> Array:
+    """Return joint draws (DRAWS, n) of the loss at n points."""
+    jitter = 1e-8 * np.eye(len(mean))
+    noise = np.random.default_rng(0).standard_normal((DRAWS, len(mean)))
+    draws: Array = mean + noise @ np.linalg.cholesky(covariance + jitter).T
+    return draws

@@ -22,9 +22,11 @@ from sweep.plan.plan import Plan
 from sweep.record.events import EventLog
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
+from sweep.record.machine import machine_text
 from sweep.record.results import SweepRecord
 from sweep.record.retention import collect
 from sweep.record.storage import store_of
+from sweep.show.commands import next_commands, shown_path
 from sweep.show.console import say
 from sweep.show.plan_text import show_plan
 from sweep.show.progress import Progress
@@ -32,6 +34,7 @@ from sweep.show.summary import interrupted_text, ray_died_text, show_summary
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_addresses
+from trainable.common.errors import first_line
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import ensure_default
 
@@ -89,6 +92,7 @@ class Session:
         self._runs: MlflowRuns | None = None
         self._tracker: Tracker | None = None
         self._delivered = True
+        self._report: Path | None = None
         write_sweep(folder, sweep)
         self._store = store_of(folder)
         self._record = SweepRecord.read(folder)
@@ -123,10 +127,12 @@ class Session:
         name, config = self._folder.name, self._sweep.config
         if self._interruption.signal is not None:
             say(self._console, self._interrupted_text(config.num_samples))
+            self._tell_report()
             return 128 + self._interruption.signal
         experiment = self._runs.experiment_id if self._runs else None
         pages = page_addresses(experiment, name) if experiment else None
         show_summary(self._folder, config, self._record, pages, self._console)
+        self._tell_report()
         return 0 if self._record.best else 1
 
     def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:
@@ -175,6 +181,7 @@ class Session:
             session=self._record.sessions + 1,
             num_samples=config.num_samples,
             plan=asdict(plan.cost(config, seconds)) if plan else None,
+            machine=machine_text(),
         )
         try:
             yield
@@ -200,8 +207,28 @@ class Session:
     def _close(self) -> None:
         """Close the record, and let MLflow have the rest of it."""
         self._log.close()
+        self._write_report()
         if self._tracker:
             self._delivered = self._tracker.close()
+
+    def _write_report(self) -> None:
+        """Write the report of what is on record; the sweep's outcome never hangs on it."""
+        if not self._record.sessions:
+            return  # refused before it began: the folder will be removed
+        try:
+            from sweep.show.report import write_report  # pictures are not needed before
+
+            self._report = write_report(self._folder)
+        except Exception as error:  # whatever it is, all trials are on record
+            say(
+                self._console,
+                f"report: not written ({first_line(error)}); to try again: "
+                f"{next_commands(self._folder.name, self._record.num_samples)['report']}",
+            )
+
+    def _tell_report(self) -> None:
+        if self._report is not None:
+            say(self._console, f"  report: {shown_path(self._report)}")
 
     def _without_ray(self) -> int:
         """Record and tell the end of a session whose main thread may hang in a call of Ray.
@@ -212,10 +239,12 @@ class Session:
         with contextlib.suppress(OSError):  # a full disk: it is as if the driver had been killed
             self._close_session()
             self._log.close()
+        self._write_report()
         if self._tracker:
             self._tracker.close()
         if self._interruption.signal is not None:
             say(self._console, self._interrupted_text(self._record.num_samples))
+            self._tell_report()
             return 128 + self._interruption.signal
         with contextlib.suppress(OSError):  # nobody there to be told
             text = ray_died_text(self._folder.name, self._place.lost_text)

@@ -76,6 +76,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         """Where trials run, by their names."""
         self._started: set[str] = set()
         self._lost: dict[str, tuple[Outcome, str, int]] = {}
+        self._workers: dict[str, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle as nothing: Tune writes its callbacks down for a restore that is never made."""
@@ -111,7 +112,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         known = self._record.trials[name]
         if not known.evaluations or result["step"] > known.step:
             metrics = {key: result[key] for key in METRICS if key in result}
-            self._log.append("evaluation", trial=name, metrics=metrics)
+            self._log.append(
+                "evaluation", trial=name, metrics=metrics, **self._new_worker(name, result)
+            )
 
     @_kept
     def on_checkpoint(
@@ -156,6 +159,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         if self._is_for_room(reason):
             return
         self._end(name, "failed", step=self._record.trials[name].step, reason=reason)
+
+    def _new_worker(self, name: str, result: dict[str, Any]) -> dict[str, str]:
+        """Return who trained, where that is another process than before: `worker`, or nothing."""
+        worker = f"{result['hostname']}:{result['pid']}"
+        if self._workers.get(name) == worker:
+            return {}
+        self._workers[name] = worker
+        return {"worker": worker}
 
     def _failure(self, trial: Trial) -> str:
         """Return why a trial failed: in its own words, if it still had any."""

@@ -161,11 +161,11 @@ class SweepRecord:
     def apply(self, event: Event) -> None:
         """Take in one event. Kinds and keys:
 
-        session_started: session, num_samples, plan (in the first). session_ended: completed, and
-        ended_by, if it was early.
+        session_started: session, num_samples, machine, plan (in the first).
+        session_ended: completed, and ended_by, if it was early.
         trial_started: trial, params, on a cluster node (again after a resume).
         trial_restarted: trial, reason.
-        evaluation: trial, metrics.
+        evaluation: trial, metrics; worker (host:process), where it is another one.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
         outcome: trial, outcome, step, rung, reason. trial_lost: trial (see repair.py).
         """

@@ -4,9 +4,14 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from trainable.common.paths import PACKAGE_PARENT, project_folder
+from trainable.common.paths import PACKAGE_PARENT, config_file, project_folder
+from trainable.config.explain import validate
+from trainable.config.trial import TrialConfig
+from trainable.config.yaml_file import read_yaml
 
 
 def next_commands(name: str, num_samples: int) -> dict[str, str]:
@@ -21,7 +26,36 @@ def next_commands(name: str, num_samples: int) -> dict[str, str]:
         "resume": f"{run} --resume {name} --num-samples {num_samples}",
         "extend": f"{run} --resume {name} --num-samples {2 * num_samples}",
         "mlflow": mlflow_command(),
+        "report": f"{command('sweep', 'report')} {name}",
     }
+
+
+def setting_flags(config: TrialConfig, searched: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Return how `local.py` is told a trial's settings, so that it gives the same numbers.
+
+    Returns:
+        The flags of all settings that are not searched and not local.py's default; and the flag of
+        each searched field, whose value follows it.
+    """
+    default = validate(TrialConfig, read_yaml(config_file("trial.yaml")), "trial.yaml")
+    flags = []
+    for section, fields in config.model_dump().items():
+        for field, value in fields.items():
+            name = f"{section}.{field}"
+            if name not in searched and value != getattr(getattr(default, section), field):
+                flags.append(_flag(name, value))
+    return " ".join(flags), {name: _flag_name(name) for name in searched}
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        section, _, field = _flag_name(name).rpartition(".")
+        return f"{section}.{field}" if value else f"{section}.no-{field}"
+    return f"{_flag_name(name)} {shlex.quote(str(value))}"
+
+
+def _flag_name(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def command(package: str, module: str) -> str:

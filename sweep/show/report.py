@@ -1,0 +1,59 @@
+"""A sweep's report, written from what lies in its folder."""
+
+import shlex
+from pathlib import Path
+
+from sweep.analysis.facts import Facts
+from sweep.analysis.findings import findings
+from sweep.pictures.gallery import PICTURES
+from sweep.pictures.page import page
+from sweep.pictures.table import Commands, TrialTable
+from sweep.record.results import TrialRecord
+from sweep.show.commands import command, setting_flags, shown_path
+from sweep.show.report_words import answer, origin, plan_and_fact
+from trainable.common.files import write_atomic
+
+REPORT_FILE = "report.html"
+
+
+def write_report(folder: Path) -> Path:
+    """Write a sweep's report; return its path.
+
+    Raises:
+        SweepError: a file of the sweep is missing or damaged.
+        OSError: it cannot be written.
+    """
+    facts = Facts.read(folder)
+    text = page(
+        f"Sweep {facts.name}",
+        list(answer(facts)),
+        [(finding.text, finding.rule) for finding in findings(facts.study)],
+        [draw(facts) for draw in PICTURES.values()],
+        TrialTable(facts.config, facts.record, _commands(facts, folder)),
+        [plan_and_fact(facts, folder), origin(facts)],
+    )
+    path = folder / REPORT_FILE
+    write_atomic(path, text.encode())
+    return path
+
+
+def _commands(facts: Facts, folder: Path) -> Commands:
+    shared, flags = setting_flags(facts.config.trial_config({}), list(facts.config.space))
+    local = command("trainable", "local")
+    return Commands(
+        replay=f"{local} {shared}",
+        flags=flags,
+        use=command("trainable", "generate"),
+        go_on=f"{local} {shared} --resume",
+        checkpoints={
+            name: shlex.quote(shown_path(path))
+            for name, trial in facts.record.holding.items()
+            if (path := _kept(trial, folder)) is not None
+        },
+    )
+
+
+def _kept(trial: TrialRecord, folder: Path) -> Path | None:
+    """Return the trial's best checkpoint that is still there."""
+    saved = sorted(trial.checkpoints, key=lambda saved: saved.val_loss)
+    return next((path for s in saved if (path := folder / s.path).is_dir()), None)

@@ -1,0 +1,232 @@
+"""The data behind each picture: what is drawn, what is left out, and what is said of it."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sweep_samples import SPACE, ended, new_sweep, run_of, session, sweep_config
+from test_surface import best_rate
+from test_surface import curves as searched
+
+from sweep.analysis.facts import Facts
+from sweep.config.sweep import SweepConfig
+from sweep.pictures.curves import BEST, OTHERS, POINTS, curves
+from sweep.pictures.frontier import MOST, frontier
+from sweep.pictures.gallery import PICTURES
+from sweep.pictures.picture import Picture, thinned
+from sweep.pictures.rates import rates
+from sweep.pictures.valleys import valleys
+from sweep.record.events import Event
+from sweep.record.folder import next_name
+from sweep.record.results import SweepRecord
+from trainable.model.counts import flops_per_token, parameter_count
+
+VOCABULARY = 257
+
+
+def facts_of(*events: Event | list[Event], config: SweepConfig | None = None) -> Facts:
+    """Return the facts of a sweep."""
+    config = config or sweep_config()
+    _, sweep = new_sweep(next_name(), config)
+    told = [
+        session(),
+        *(e for item in events for e in (item if isinstance(item, list) else [item])),
+    ]
+    record = SweepRecord()
+    record.apply_all(told)
+    return Facts("seen", sweep, told, record)
+
+
+def random_search(sizes: tuple[int, ...] = (32, 64)) -> list[Event]:
+    """Return 24 trials over a known valley, with the FLOPs of their evaluations."""
+    events = searched(0)
+    config = sweep_config()
+    params = {e["trial"]: e["params"] for e in events if e["event"] == "trial_started"}
+    for event in events:
+        if event["event"] == "evaluation":
+            model = config.trial_config(params[event["trial"]]).model
+            tokens = event["metrics"]["step"] * config.trial.tokens_per_step
+            event["metrics"] |= {
+                "tokens": tokens,
+                "flops": tokens * flops_per_token(model, VOCABULARY),
+            }
+    return events
+
+
+def named(picture: Picture, name: str) -> dict[str, Any]:
+    (trace,) = [t for t in picture.traces if t["name"] == name and t.get("showlegend", True)]
+    return trace
+
+
+def points(picture: Picture) -> list[tuple[float, float, str]]:
+    """Return all points that can be hovered over: x, y, text."""
+    return [
+        (x, y, text)
+        for trace in picture.traces
+        for x, y, text in zip(trace["x"], trace["y"], trace.get("hovertext", []), strict=False)
+        if text
+    ]
+
+
+def test_plotly_takes_every_picture() -> None:
+    facts = facts_of(random_search())
+    for draw in PICTURES.values():
+        picture = draw(facts)
+        assert picture.traces, picture.sentence
+        figure = picture.figure()  # refuses what it does not know
+        assert len(figure.data) == len(picture.traces)
+        for change in picture.switches.values():
+            figure.update_layout({k.replace(".", "_"): v for k, v in change.items()})
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_sweep_in_which_nothing_happened_yet_has_words_for_it(name: str) -> None:
+    picture = PICTURES[name](facts_of())
+    assert picture.traces == []
+    assert picture.sentence.endswith(".")
+
+
+def test_every_trial_is_a_mark_over_its_rate() -> None:
+    lost = run_of("t003", {0: 5.0, 10: 4.0}, "diverged", lr=9e-3)
+    facts = facts_of(
+        run_of("t000", {0: 5.0, 80: 2.0}, "finished", lr=1e-3),
+        [*run_of("t001", {0: 5.0, 10: 3.0}, None, lr=2e-3), ended("t001", "stopped", 10)],
+        run_of("t002", {0: 5.0, 20: 2.5}, None, lr=3e-3, d_model=64),
+        lost,
+    )
+    picture = valleys(facts)
+    seen = {text.split(" ")[0]: (x, y) for x, y, text in points(picture)}
+    top = picture.layout["yaxis"]["range"][1] / 1.01
+    assert seen == {
+        "t000": (1e-3, 2.0),
+        "t001": (2e-3, 3.0),
+        "t002": (3e-3, 2.5),
+        "t003": (9e-3, pytest.approx(top, rel=1e-5)),
+    }
+    looks = {
+        text.split(" ")[0]: trace["marker"]["symbol"]
+        for trace in picture.traces
+        for text in trace.get("hovertext", [])
+    }
+    assert not looks["t000"].endswith("-open")
+    assert looks["t001"].endswith("-open")
+    assert looks["t002"].endswith("-open")
+    assert looks["t000"] != looks["t002"].removesuffix("-open"), "sizes differ in shape, too"
+    assert looks["t003"] == "x"
+    (stopped,) = [t for t in picture.traces if "10" in t.get("text", [])]
+    assert "stopped at rung 10" in stopped["hovertext"][0]
+    (shade,) = picture.layout["shapes"]
+    assert [shade["x0"], shade["x1"]] == [1e-4, 1e-2]
+    assert "t000" in picture.sentence
+    assert "2.0000" in picture.sentence
+
+
+def test_the_valleys_are_those_of_the_fit_for_sizes_with_three_trials() -> None:
+    facts = facts_of(random_search())
+    fitted = [t for t in valleys(facts).traces if t["name"].endswith(", fitted")]
+    assert len(fitted) == 2
+    for trace, d_model in zip(fitted, (32, 64), strict=True):
+        lowest = trace["x"][int(np.argmin(trace["y"]))]
+        assert abs(math.log2(lowest / best_rate(d_model))) < 0.5
+        assert facts.surface is not None
+        expected = facts.surface.expected([{"optim.lr": lowest, "model.d_model": d_model}])
+        assert min(trace["y"]) == pytest.approx(float(expected[0]), abs=1e-4)
+    few = facts_of(
+        *[run_of(f"t{n}", {0: 5.0, 80: 2.0}, "finished", lr=1e-3 + n * 1e-3) for n in range(2)]
+    )
+    assert not [t for t in valleys(few).traces if t["name"].endswith(", fitted")]
+
+
+def test_curves_of_many_trials_are_thinned_by_a_rule_that_is_said() -> None:
+    long = {step: 5.0 - step / 100 for step in range(0, 81, 1)}
+    trials = [
+        run_of(f"t{n:03d}", {s: v + n for s, v in long.items()}, "finished") for n in range(300)
+    ]
+    picture = curves(facts_of(*trials))
+    drawn = {text.split(" ")[0] for _, _, text in points(picture)}
+    assert len(drawn) == BEST + OTHERS
+    assert {f"t{n:03d}" for n in range(BEST)} <= drawn, "the best are all there"
+    assert "t299" in drawn
+    one = [text for _, _, text in points(picture) if text.startswith("t001 ")]
+    assert len(one) == POINTS
+    assert f"Of 300 curves, the {BEST} best" in picture.note
+    few = curves(facts_of(random_search()))
+    assert "Of " not in few.note
+    assert few.traces[-1]["name"].startswith("the best")
+
+
+def test_rungs_are_lines_and_steps_linear_or_logarithmic() -> None:
+    picture = curves(facts_of(random_search()))
+    assert [shape["x0"] for shape in picture.layout["shapes"]] == [10, 20, 40]
+    assert {change["xaxis.type"] for change in picture.switches.values()} == {"linear", "log"}
+
+
+def test_the_frontier_is_the_least_loss_that_so_many_flops_bought() -> None:
+    facts = facts_of(random_search())
+    picture = frontier(facts)
+    edge = named(picture, "frontier")
+    seen = [(x, y) for x, y, _ in points(picture)]
+    for flops, loss in zip(edge["x"], edge["y"], strict=True):
+        assert min(y for x, y in seen if x <= flops * (1 + 1e-5)) == pytest.approx(loss, rel=1e-5)
+    assert edge["y"] == sorted(edge["y"], reverse=True)
+    assert edge["x"] == sorted(edge["x"])
+    evaluations = sum(e["event"] == "evaluation" and e["metrics"]["step"] > 0 for e in facts.events)
+    assert len(seen) - len(named(picture, "size on the frontier")["x"]) == evaluations < MOST
+
+
+def test_parameters_follow_from_what_evaluations_tell() -> None:
+    facts = facts_of(random_search())
+    assert facts.vocab_size == VOCABULARY
+    for size in facts.sizes:
+        model = facts.config.trial_config({"model.d_model": size.values[0]}).model
+        assert size.parameters == parameter_count(model, VOCABULARY)
+
+
+def test_the_best_rates_are_those_of_the_table_of_sizes() -> None:
+    facts = facts_of(random_search())
+    picture = rates(facts)
+    for row, size in zip(facts.by_size, facts.sizes, strict=True):
+        trace = named(picture, size.label)
+        assert row.rates is not None
+        assert trace["x"] == [size.parameters]
+        assert trace["y"][0] == pytest.approx(row.best[0], rel=1e-4)
+        assert trace["y"][0] + trace["error_y"]["array"][0] == pytest.approx(row.rates[1], rel=1e-4)
+        assert trace["y"][0] - trace["error_y"]["arrayminus"][0] == pytest.approx(
+            row.rates[0], rel=1e-4
+        )
+    assert "fewer than 3 sizes" in picture.sentence
+    assert not [t for t in picture.traces if t["name"] == "predicted"]
+
+
+def test_a_law_through_three_sizes_predicts_larger_ones() -> None:
+    space = {**SPACE, "model.d_model": {"choice": [32, 64, 128]}}
+    rng, events = np.random.default_rng(0), []
+    for n in range(36):
+        lr, d_model = float(10 ** rng.uniform(-4, -2)), (32, 64, 128)[n % 3]
+        off = math.log(lr / best_rate(d_model))
+        loss = 2.0 - 0.1 * math.log(d_model / 32) + 0.15 * off**2
+        events += run_of(f"t{n:03d}", {0: 5.5, 80: loss}, "finished", lr=lr, d_model=d_model)
+    picture = rates(facts_of(events, config=sweep_config(space=space)))
+    predicted, sizes = named(picture, "predicted"), [t for t in picture.traces if "error_y" in t]
+    largest = max(t["x"][0] for t in sizes)
+    assert predicted["x"] == pytest.approx([2 * largest, 4 * largest], rel=1e-4)
+    assert predicted["marker"]["symbol"].endswith("-open")
+    (x, y) = zip(*[(t["x"][0], t["y"][0]) for t in sizes], strict=True)
+    slope, level = np.polyfit(np.log(x), np.log(y), 1)
+    for count, rate in zip(predicted["x"], predicted["y"], strict=True):
+        assert math.log(rate) == pytest.approx(level + slope * math.log(count), abs=0.1)
+    assert "to the power -0." in picture.sentence
+
+
+def test_text_of_a_record_is_no_markup_of_plotlys() -> None:
+    events = run_of("t000", {0: 5.0, 10: 3.0}, "diverged")
+    events[-1]["reason"] = "<a href='x'>click</a> & <b>"
+    (_, _, text), *_ = points(valleys(facts_of(events)))
+    assert "&lt;a href='x'&gt;click&lt;/a&gt; &amp; &lt;b&gt;" in text
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thinned(range(5), 9) == [0, 1, 2, 3, 4]
+    assert thinned(range(1000), 3) == [0, 500, 999]
+    assert len(thinned(range(1000), 40)) == 40
