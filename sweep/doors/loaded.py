@@ -20,6 +20,8 @@ from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import existing
 from sweep.record.storage import store_of
 from trainable.common.errors import CheckpointError
+from trainable.common.paths import in_project
+from trainable.data.meta import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     import pandas
@@ -74,6 +76,11 @@ class Sweep:
     def best(self) -> TrialRecord | None:
         """The trial with the lowest validation loss: its name, params, evaluations and outcome."""
         return self.record.best
+
+    @property
+    def tokenizer_file(self) -> Path:
+        """The tokenizer.json of what it trained on, for `load_tokenizer`; raw data has none."""
+        return in_project(self.config.trial.data.dataset) / TOKENIZER_FILE
 
     @cached_property
     def trials(self) -> "pandas.DataFrame":
