@@ -21,6 +21,9 @@ print(sweep.trials.sort_values("rank")[columns].to_string())
 for finding in sweep.findings:
     print(f"- {finding.text}")
 
+# %% Loss against learning rate, a curve a size: any picture of the report, as a plotly figure.
+sweep.figure("valleys").write_html(sweep.folder / "valleys.html")
+
 # %% The best trial's model, from its verified checkpoint, writes on from a prompt:
 import torch
 

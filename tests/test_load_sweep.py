@@ -22,10 +22,20 @@ from sweep_samples import (
 import sweep
 from sweep import load_sweep
 from sweep.common.errors import SweepError
+from sweep.pictures.gallery import PICTURES
 from trainable.common.errors import CheckpointError
+from trainable.config.trial import ModelConfig
+from trainable.model.counts import flops_per_token, parameter_count
 from trainable.training.trainer import Trainer
 
 START = pandas.Timestamp(1_700_000_000, unit="s", tz="UTC")
+
+
+def model(d_model: int) -> ModelConfig:
+    return ModelConfig(d_model=d_model, n_layers=2, head_dim=16, context_length=16)
+
+
+FLOPS = 640 * flops_per_token(model(32), 257)
 
 
 @pytest.fixture
@@ -39,7 +49,7 @@ def mixed(project: Path) -> Path:
         run_of("t001", {0: 5.5, 10: 4.5}, "stopped", lr=2e-4, d_model=64),
         run_of("t002", {0: 5.5, 10: 2.0}, "diverged", lr=9e-3),
         started("t003", lr=3e-3),
-        evaluated("t003", 10, 2.5, val_bpb=3.5, tokens=640, flops=1e6, seconds=1.5, lr=1e-3),
+        evaluated("t003", 10, 2.5, val_bpb=3.5, tokens=640, flops=FLOPS, seconds=1.5, lr=1e-3),
     )
     return folder
 
@@ -48,13 +58,16 @@ def test_trials_are_one_row_each(mixed: Path) -> None:
     trials = load_sweep("mixed").trials
     assert list(trials.index) == ["t000", "t001", "t002", "t003"]
     assert list(trials.columns) == [
-        *("rank", "outcome", "rung", "reason", "optim.lr", "model.d_model", "val_loss", "val_bpb"),
-        *("best_step", "step", "tokens", "flops", "seconds", "restarts", "started", "ended"),
+        *("rank", "outcome", "rung", "reason", "optim.lr", "model.d_model", "size", "parameters"),
+        *("val_loss", "val_bpb", "best_step", "step", "tokens", "flops", "seconds"),
+        *("restarts", "started", "ended"),
     ]
     assert list(trials["outcome"]) == ["finished", "stopped", "diverged", "running"]
     assert list(trials["rank"]) == [2, 3, 4, 1]
     assert list(trials["optim.lr"]) == [1e-3, 2e-4, 9e-3, 3e-3]
     assert list(trials["model.d_model"]) == [32, 64, 32, 32]
+    assert list(trials["size"]) == [f"d_model={width}" for width in (32, 64, 32, 32)]
+    assert list(trials["parameters"]) == [parameter_count(model(w), 257) for w in (32, 64, 32, 32)]
     assert list(trials["val_loss"].fillna(0)) == [3.0, 4.5, 0, 2.5]
     assert list(trials["best_step"].fillna(-1)) == [40, 10, -1, 10]
     assert list(trials["step"]) == [80, 10, 10, 10]
@@ -73,7 +86,7 @@ def test_evaluations_are_one_row_each(mixed: Path) -> None:
     assert list(curve["step"]) == [0, 40, 80]
     assert list(curve["val_loss"]) == [5.5, 3.0, 3.25]
     last = table.iloc[-1]
-    assert (last.tokens, last.flops, last.seconds, last.lr) == (640, 1e6, 1.5, 1e-3)
+    assert (last.tokens, last.flops, last.seconds, last.lr) == (640, FLOPS, 1.5, 1e-3)
 
 
 def test_the_best_the_fit_and_the_findings_are_those_of_the_terminal(mixed: Path) -> None:
@@ -87,6 +100,16 @@ def test_the_best_the_fit_and_the_findings_are_those_of_the_terminal(mixed: Path
     assert (loaded.sizes["rate_low"] <= loaded.sizes["optim.lr"]).all()
     assert (loaded.sizes["optim.lr"] <= loaded.sizes["rate_high"]).all()
     assert any("diverged" in finding.text for finding in loaded.findings)
+
+
+@pytest.mark.parametrize("name", ["valleys", "curves"])
+def test_a_figure_is_the_report_s(mixed: Path, name: str) -> None:
+    loaded = load_sweep("mixed")
+    figure = loaded.figure(name)
+    assert figure.layout.title.text == PICTURES[name](loaded.facts).title
+    assert len(figure.data) > 0
+    with pytest.raises(SweepError, match=r"figure 'none': there are valleys, curves"):
+        loaded.figure("none")
 
 
 def test_a_sweep_without_trials_has_empty_tables() -> None:

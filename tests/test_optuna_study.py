@@ -85,6 +85,8 @@ def test_optuna_reads_what_happened(mixed: str, tmp_path: Path) -> None:
     assert trials[1].user_attrs["rung"] == 20
     assert trials[1].user_attrs["val_loss"] == 2.5
     assert trials[2].user_attrs["reason"] == "why"
+    assert trials[1].user_attrs["size"] == "64x2"
+    assert trials[1].user_attrs["parameters"] > 64 * 257
     assert "optim.lr" not in trials[1].user_attrs
     assert trials[0].datetime_start == datetime.fromtimestamp(1_700_000_000)
     assert trials[0].datetime_complete == datetime.fromtimestamp(1_700_000_000)

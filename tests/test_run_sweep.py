@@ -73,6 +73,7 @@ def test_a_mistake_is_an_exception_before_anything_starts(settings, told, capfd)
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_what_the_sweep_refuses_is_an_exception_of_its_kind(capfd) -> None:
     """It is the sweep's own process that finds these."""
     with pytest.raises(DataError, match="data/none"):

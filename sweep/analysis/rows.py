@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sweep.analysis.facts import Facts
 from sweep.analysis.leaderboard import leaderboard
 from sweep.analysis.sizes import SizeRow, size_fields
 from sweep.config.sweep import SweepConfig
@@ -11,28 +12,32 @@ from sweep.record.results import SweepRecord
 def trial_columns(config: SweepConfig) -> list[str]:
     """Return the names in a row of trial_rows, in order."""
     return [
-        *("trial", "rank", "outcome", "rung", "reason", *config.space),
+        *("trial", "rank", "outcome", "rung", "reason", *config.space, "size", "parameters"),
         *("val_loss", "val_bpb", "best_step", "step", "tokens", "flops", "seconds"),
         *("restarts", "started", "ended"),
     ]
 
 
-def trial_rows(config: SweepConfig, record: SweepRecord) -> list[dict[str, Any]]:
+def trial_rows(facts: Facts) -> list[dict[str, Any]]:
     """Return one row for each trial, in the order of suggestions; None where nothing is known.
 
     - trial: its name; rank: from 1, the best
     - outcome: finished, stopped, diverged, out_of_memory, failed, interrupted, or running
     - rung: step of the rung that stopped it; reason: why it diverged or failed
     - each searched field by its dotted name, e.g. optim.lr
+    - size: as people say it, e.g. 128x4; parameters: all that are trained
     - val_loss, val_bpb, best_step: the evaluation with the lowest validation loss, in nats per
       token and bits per byte; none of a diverged trial
     - step, tokens, flops, seconds: training so far
     - restarts: times its worker died and it went on
     - started, ended: Unix times, seconds
     """
+    config, record = facts.config, facts.record
+    sizes = {size.values: size for size in facts.sizes}
     rows = []
     for row in sorted(leaderboard(config, record), key=lambda row: record.trials[row.trial].number):
         trial = record.trials[row.trial]
+        size = sizes[facts.size_of(trial)]
         last = trial.evaluations[-1] if trial.evaluations else {}
         rows.append(
             {
@@ -42,6 +47,7 @@ def trial_rows(config: SweepConfig, record: SweepRecord) -> list[dict[str, Any]]
                 "rung": trial.rung,
                 "reason": trial.reason,
                 **dict(zip(config.space, row.params, strict=True)),
+                **{"size": size.label, "parameters": size.parameters},
                 "val_loss": row.val_loss,
                 "val_bpb": row.val_bpb,
                 "best_step": None if row.val_loss is None or not trial.best else trial.best["step"],

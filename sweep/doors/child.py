@@ -38,16 +38,16 @@ def main(channel: int) -> int:
 
 
 def _run(order: dict[str, Any], begun: Begun) -> int:
-    config, verify_data = SweepConfig.model_validate(order["config"]), order["verify_data"]
+    config, options = SweepConfig.model_validate(order["config"]), order["options"]
     if order["resume"] is None:
         from sweep.conduct.start import start_sweep
 
-        return start_sweep(config, verify_data=verify_data, begun=begun)
+        return start_sweep(config, **options, begun=begun)
     from sweep.conduct.resume import resume_sweep
     from sweep.record.folder import find_sweep, read_sweep
 
     folder = find_sweep(order["resume"])
-    return resume_sweep(folder, read_sweep(folder), config, verify_data=verify_data, begun=begun)
+    return resume_sweep(folder, read_sweep(folder), config, **options, begun=begun)
 
 
 def _first_line() -> bytes:

@@ -4,6 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sweep.analysis.facts import Facts
 from sweep.analysis.finding import Finding
 from sweep.analysis.rows import (
     EVALUATION_COLUMNS,
@@ -12,10 +13,9 @@ from sweep.analysis.rows import (
     trial_columns,
     trial_rows,
 )
-from sweep.analysis.study import Study
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
-from sweep.record.folder import find_sweep, read_sweep
+from sweep.record.folder import find_sweep
 from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import existing
 from sweep.record.storage import store_of
@@ -25,6 +25,7 @@ from trainable.data.meta import TOKENIZER_FILE
 
 if TYPE_CHECKING:
     import pandas
+    import plotly.graph_objects
 
     from trainable.model.transformer import Transformer
 
@@ -39,7 +40,7 @@ def load_sweep(name: str | Path) -> "Sweep":
         SweepError: there is no such sweep, or a file of it is damaged.
     """
     folder = find_sweep(str(name))
-    return Sweep(folder, read_sweep(folder).config, SweepRecord.read(folder))
+    return Sweep(folder, Facts.read(folder))
 
 
 class Sweep:
@@ -47,15 +48,22 @@ class Sweep:
 
     Args:
         folder: results/NAME.
-        config: its settings.
-        record: what happened in it.
+        facts: what lies there.
     """
 
-    def __init__(self, folder: Path, config: SweepConfig, record: SweepRecord) -> None:
+    def __init__(self, folder: Path, facts: Facts) -> None:
         self.folder = folder
-        self.config = config
-        self.record = record
-        self._study = Study(config, record)
+        self.facts = facts
+
+    @property
+    def config(self) -> SweepConfig:
+        """Its settings."""
+        return self.facts.config
+
+    @property
+    def record(self) -> SweepRecord:
+        """What happened in it."""
+        return self.facts.record
 
     def __repr__(self) -> str:
         ended = f"{self.record.ended}/{self.record.num_samples} trials ended"
@@ -90,7 +98,7 @@ class Sweep:
         """
         import pandas
 
-        rows, columns = trial_rows(self.config, self.record), trial_columns(self.config)
+        rows, columns = trial_rows(self.facts), trial_columns(self.config)
         table = pandas.DataFrame(rows, columns=columns).set_index("trial")
         for name in ("started", "ended"):
             table[name] = pandas.to_datetime(table[name].astype(float), unit="s", utc=True)
@@ -109,14 +117,26 @@ class Sweep:
         """One row a model size: the best rate with its band, the loss to expect. See size_rows."""
         import pandas
 
-        return pandas.DataFrame(size_rows(self.config, self._study.sizes))
+        return pandas.DataFrame(size_rows(self.config, self.facts.by_size))
 
     @cached_property
     def findings(self) -> list[Finding]:
         """What the sweep found, the most useful first; each has `text`, `numbers` and `rule`."""
         from sweep.analysis.findings import findings
 
-        return findings(self._study)
+        return findings(self.facts.study)
+
+    def figure(self, name: str) -> "plotly.graph_objects.Figure":
+        """Return a picture of the report, for a notebook or to save: "valleys", "curves", ...
+
+        Raises:
+            SweepError: there is no such picture.
+        """
+        from sweep.pictures.gallery import PICTURES
+
+        if name not in PICTURES:
+            raise SweepError(f"figure {name!r}: there are {', '.join(PICTURES)}")
+        return PICTURES[name](self.facts).figure()
 
     def write_optuna_study(self, path: str | Path) -> None:
         """Write the sweep as an Optuna study to an SQLite file: see optuna_study.py.

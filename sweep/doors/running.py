@@ -37,6 +37,7 @@ def run_sweep(
     *,
     resume: str | Path | None = None,
     verify_data: bool = False,
+    ray_address: str | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> Sweep:
@@ -51,6 +52,7 @@ def run_sweep(
             None: the default, sweep.yaml.
         resume: name or folder of a sweep to go on with, instead of `config`.
         verify_data: read every byte of the token files, even if they look unchanged.
+        ray_address: of the Ray cluster to run on; None: RAY_ADDRESS, or a Ray of its own.
         quiet: print nothing.
         settings: replace those of `config`; a mapping replaces only what it names, and
             `**{"trial.optim.lr": 3e-3}` fixes a searched field, as the flag does.
@@ -69,7 +71,7 @@ def run_sweep(
     order = {
         "config": resolved.model_dump(by_alias=True, mode="json"),
         "resume": name,
-        "verify_data": verify_data,
+        "options": {"verify_data": verify_data, "ray_address": ray_address},
     }
     return load_sweep(_Child(order, name, quiet).run())
 
