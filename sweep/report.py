@@ -1,5 +1,6 @@
 """A sweep in pictures: `python sweep/report.py NAME` writes results/NAME/report.html."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ class Arguments:
 
     name: tyro.conf.Positional[str]
     """Name of the sweep, or its folder."""
+    optuna: str | None = None
+    """Instead of the report, write the sweep as an Optuna study to this SQLite file, for
+    `optuna-dashboard sqlite:///FILE`; other studies in it stay."""
 
 
 def main(argv: list[str]) -> int:
@@ -28,6 +32,14 @@ def main(argv: list[str]) -> int:
     arguments = tyro.cli(Arguments, args=argv, prog="report.py")
     console = open_console()
     folder = find_sweep(arguments.name)
+    if arguments.optuna is not None:
+        from sweep.doors.loaded import load_sweep
+
+        path = Path(arguments.optuna).expanduser().resolve()
+        load_sweep(folder).write_optuna_study(path)
+        shown = shlex.quote(f"sqlite:///{shown_path(path)}")
+        say(console, f"study {folder.name} written; look at it with\n  optuna-dashboard {shown}")
+        return 0
     from sweep.show.report import write_report  # scipy takes a while to import: not for --help
 
     say(console, shown_path(write_report(folder)))

@@ -49,8 +49,10 @@ def run_cell(client, code: str, begun=lambda: None) -> tuple[str, str | None]:
             printed.append(content["text"])
         elif message["msg_type"] == "status" and content["execution_state"] == "idle":
             break
-    reply = client.get_shell_msg(timeout=60)["content"]
-    return "".join(printed), reply.get("ename")
+    while True:  # the wait for the kernel may have left replies
+        reply = client.get_shell_msg(timeout=60)
+        if reply["parent_header"].get("msg_id") == asked:
+            return "".join(printed), reply["content"].get("ename")
 
 
 @pytest.mark.slow

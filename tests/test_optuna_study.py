@@ -30,6 +30,7 @@ from sweep_samples import (
 
 from sweep import load_sweep
 from sweep.common.errors import SweepError
+from sweep.report import main as report
 
 
 @pytest.fixture
@@ -132,6 +133,15 @@ def test_what_is_not_ours_is_left_as_it_is(mixed: str, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
         assert before is None or place.read_bytes() == before
     assert {file.name for file in tmp_path.iterdir()} == {"theirs.db", "text", "table.db"}
+
+
+def test_the_command_writes_it_where_one_stands(
+    mixed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert report([mixed, "--optuna", "study.db"]) == 0
+    assert "optuna-dashboard sqlite:///study.db" in capsys.readouterr().out
+    assert optuna.get_all_study_names("sqlite:///study.db") == ["mixed"]
 
 
 @pytest.mark.slow
