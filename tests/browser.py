@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 
@@ -37,11 +37,16 @@ def open_page(browser: Browser, *forgiven: str) -> Iterator[Page]:
 
     Args:
         browser: from open_browser.
-        forgiven: texts of errors that are not ours.
+        forgiven: texts, or parts of addresses, of errors that are not ours.
     """
     with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
         page, errors = context.new_page(), []
-        page.on("console", lambda told: told.type == "error" and errors.append(told.text))
+        page.on("console", lambda told: told.type == "error" and errors.append(_whole(told)))
         page.on("pageerror", lambda error: errors.append(str(error)))
         yield page
     assert [e for e in errors if not any(known in e for known in forgiven)] == []
+
+
+def _whole(told: ConsoleMessage) -> str:
+    """Return an error with the address that it is about, which its text leaves out."""
+    return f"{told.text} ({told.location['url']})"

@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from stored_runs import deliver, stored, whole_story
-from sweep_samples import event, new_sweep, write_events
+from sweep_samples import event, new_sweep, sweep_config, write_events
 
+from sweep.common.errors import SweepError
 from sweep.record.folder import SweepFile
 from sweep.tracking import tracker as module
 from sweep.tracking.runs import MlflowRuns
+from sweep.tracking.system import require_psutil
 from sweep.tracking.tracker import Tracker
 
 
@@ -208,3 +211,35 @@ def test_an_end_before_the_store_was_open_still_delivers(store: Path) -> None:
     write_events(folder, event("session_ended", completed=False))
     assert tracker.close(30)
     assert stored()[""]["status"] == "KILLED"
+
+
+def test_the_machine_is_watched_on_request(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("psutil")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    config = sweep_config(tracking={"system_metrics": True})
+    require_psutil(config.tracking)
+    folder, sweep = new_sweep("watched", config)
+    *story, last = whole_story()
+    write_events(folder, story)
+    tracker = Tracker(MlflowRuns(folder, sweep))
+    tracker.start()
+
+    def seen(name: str) -> set[str]:
+        return {key for key in stored()[name]["latest"] if key.startswith("system/")}
+
+    assert tracker.wait_connected(30)
+    wait_until(lambda: bool(seen("")))
+    write_events(folder, last)
+    tracker.notice(last)
+    assert tracker.close(30)
+    assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= seen("")
+    assert not seen("t000"), "they are the machine's, not the trial's"
+    assert stored()[""]["status"] == "FINISHED"
+
+
+def test_without_psutil_the_flag_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    require_psutil(sweep_config().tracking)
+    with pytest.raises(SweepError, match="pip install psutil") as caught:
+        require_psutil(sweep_config(tracking={"system_metrics": True}).tracking)
+    assert len(str(caught.value).splitlines()) == 1

@@ -32,6 +32,7 @@ from sweep.show.plan_text import show_plan
 from sweep.show.progress import Progress
 from sweep.show.summary import interrupted_text, ray_died_text, show_summary
 from sweep.tracking.runs import MlflowRuns
+from sweep.tracking.system import require_psutil
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_addresses
 from trainable.common.errors import first_line
@@ -56,6 +57,7 @@ def run_session(
         The exit status: 0, 1 if no trial has a usable loss, or 128 + the signal that ended it.
     """
     require_surroundings(place.workers_here)
+    require_psutil(sweep.config.tracking)
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
         session = Session(folder, sweep, dataset, place, console)

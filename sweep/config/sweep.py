@@ -51,6 +51,8 @@ class TrackingConfig(Section):
     """Record in MLflow beside the sweep's own index."""
     experiment: str = Field(default="lm-sweep", min_length=1, max_length=200)
     """MLflow experiment that holds the sweep's parent run."""
+    system_metrics: bool = False
+    """Record CPU, memory, disk, network and GPUs of this machine on that run; needs psutil."""
 
 
 class SweepConfig(Section):

@@ -4,6 +4,7 @@ Delivering an event twice changes nothing. How far the record is delivered is ke
 beside it, so what a dead server missed can be delivered later.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from sweep.tracking.store import (
     tracking_uri,
     tune_sqlite,
 )
+from sweep.tracking.system import machine_watched
 from trainable.common.errors import DataError
 from trainable.common.paths import in_project, project_folder
 from trainable.data.meta import DatasetMeta
@@ -115,6 +117,13 @@ class MlflowRuns:
             self._offset = end
             self._save_state()
         return len(events)
+
+    def watched(self) -> contextlib.AbstractContextManager[None]:
+        """Return what records the machine's metrics while it is open, if that was asked for."""
+        if not self._sweep.config.tracking.system_metrics:
+            return contextlib.nullcontext()
+        assert self._executor is not None
+        return machine_watched(self._executor.runs[PARENT])
 
     def finish(self) -> None:
         """Complete the sweep's page, and make sorted queries fast, once a session has ended.

@@ -95,6 +95,10 @@ class Tracker:
     def _work(self) -> None:
         if not self._patiently(self._connect):
             return
+        with self._runs.watched():
+            self._deliver()
+
+    def _deliver(self) -> None:
         while True:
             last = self._closing.is_set()
             if not self._patiently(self._runs.deliver_new):

@@ -96,9 +96,10 @@ def _view(shown_as: str, created: float, state: dict[str, Any]) -> str:
 
 
 def _table(name: str, config: SweepConfig) -> dict[str, Any]:
-    searched = [f"params.`{field}`" for field in config.space]
-    first = [_LOSS, *searched, "tags.`outcome`", "tags.`outcome.step`", "params.`parameters`"]
-    last = "attributes.`Duration`"
+    # The name tells rate and size already: what became of the trial comes before them.
+    widths = {_LOSS: 100, "tags.`outcome`": 90, "tags.`outcome.step`": 110}
+    widths |= {f"params.`{field}`": 110 for field in config.space}
+    widths["params.`parameters`"] = 90
     return {
         "searchFilter": f"tags.`sweep.name` = '{name}' and tags.`sweep.trial` LIKE 't%'",
         "orderByKey": _LOSS,
@@ -107,9 +108,9 @@ def _table(name: str, config: SweepConfig) -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": [*first, last],
-        "columnOrder": ["attributes.`Run Name`", *first, "runDateAndNestInfo"],
-        "columnWidths": {},
+        "selectedColumns": [*widths, "attributes.`Duration`"],
+        "columnOrder": ["attributes.`Run Name`", "runDateAndNestInfo", *widths],
+        "columnWidths": {"attributes.`Run Name`": 190, "runDateAndNestInfo": 140, **widths},
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
