@@ -1,5 +1,6 @@
 """A sweep in hand: its tables, its findings, and the models that it kept."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pandas
 import pytest
 import torch
 from conftest import MakeConfig, RunPython
+from live_sweeps import ROOT
 from sweep_samples import (
     ended,
     evaluated,
@@ -20,11 +22,11 @@ from sweep_samples import (
 )
 
 import sweep
-from sweep import load_sweep
+from sweep import best, load_sweep
 from sweep.common.errors import SweepError
 from sweep.pictures.gallery import PICTURES
 from trainable.common.errors import CheckpointError
-from trainable.config.trial import ModelConfig
+from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.model.counts import flops_per_token, parameter_count
 from trainable.training.trainer import Trainer
 
@@ -170,6 +172,37 @@ def test_a_model_that_was_not_kept_is_told(kept: dict[str, Trainer], project: Pa
     state.write_bytes(content)
     with pytest.raises(CheckpointError, match="damaged"):
         loaded.restore()
+
+
+@pytest.mark.slow
+def test_what_the_readme_types_works(
+    tmp_path: Path, tiny_dataset: Path, project: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """But for the lines that run a sweep, which other tests do."""
+    shutil.copytree(tiny_dataset, project / "data" / "own")
+    trial = TrialConfig().with_values(
+        {"data.dataset": "data/own", "train.steps": 10, "train.eval_every": 5}
+    )
+    folder, _ = new_sweep("sweep-001", sweep_config(trial=trial.model_dump()))
+    trainer = Trainer(trial)
+    losses = {e.step: e.val_loss for e in trainer.run()}
+    trainer.save(folder / "session-1" / "t000" / "a-1" / "checkpoint_000010")
+    write_events(folder, session(num_samples=1), run_of("t000", losses, None))
+    write_events(folder, saved("t000", 10, losses[10]), ended("t000", "finished", step=10))
+    monkeypatch.chdir(project)
+    assert best.main(["sweep-001"]) == best.main(["sweep-001", "--format", "hf"]) == 0
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.split("## In Python and in other tools")[1].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 3
+    names = {"tokens": torch.arange(16)[None]}
+    for block in blocks:
+        lines = (line for line in block.splitlines() if "run_sweep(" not in line)
+        exec("\n".join(lines), names)
+    assert names["sweep"].name == "sweep-001"
+    assert torch.equal(names["logits"], trainer.model(names["tokens"]))
+    assert (project / "study.db").is_file()
+    assert "def " in capsys.readouterr().out
 
 
 def test_the_package_gives_its_doors_and_loads_nothing_for_them(run_python: RunPython) -> None:
