@@ -18,6 +18,11 @@ from trainable.config.sealed import Sealed
 
 SWEEP_FILE = "sweep.json"
 
+REPORT_FILE = "report.html"
+
+PICTURES_FOLDER = "pictures"
+"""The report's main pictures as files, for elsewhere."""
+
 
 class SweepFile(Sealed):
     """sweep.json: the resolved config and the identity."""

@@ -8,12 +8,11 @@ from sweep.analysis.findings import findings
 from sweep.pictures.gallery import PICTURES
 from sweep.pictures.page import page
 from sweep.pictures.table import Commands, TrialTable
+from sweep.record.folder import REPORT_FILE
 from sweep.record.results import TrialRecord
 from sweep.show.commands import command, setting_flags, shown_path
 from sweep.show.report_words import answer, origin, plan_and_fact
 from trainable.common.files import write_atomic
-
-REPORT_FILE = "report.html"
 
 
 def write_report(folder: Path) -> Path:

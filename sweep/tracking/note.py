@@ -7,6 +7,7 @@ from sweep.analysis.findings import findings
 from sweep.analysis.sizes import size_heads
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, loss_text, params_text
+from sweep.record.folder import REPORT_FILE
 from sweep.tracking.view import page_route, run_route
 
 FIRST_WORDS = "Sweeps, the newest first:"
@@ -47,7 +48,7 @@ def parent_note(name: str, study: Study, experiment_id: str, run_id: str, *, rep
     pages = {"all trials": page_route(experiment_id, name)}
     pages["charts"] = page_route(experiment_id, name, charts=True)
     if report:
-        pages = {"report": run_route(experiment_id, run_id, "/artifacts/report.html"), **pages}
+        pages = {"report": run_route(experiment_id, run_id, f"/artifacts/{REPORT_FILE}"), **pages}
     lines.append("Open " + ", ".join(f"[{shown}]({route})" for shown, route in pages.items()))
     lines.append("\n".join(f"- {finding.text}" for finding in findings(study)))
     lines.append(

@@ -9,16 +9,12 @@ import yaml
 from sweep.analysis.leaderboard import leaderboard, leaderboard_heads
 from sweep.analysis.study import Study
 from sweep.config.sweep import SweepConfig
-from sweep.record.folder import SweepFile
+from sweep.record.folder import PICTURES_FOLDER, REPORT_FILE, SweepFile
 from sweep.record.results import SweepRecord
 from sweep.tracking.calls import PARENT, Call, LogFile, LogText, SetTags
 from sweep.tracking.note import parent_note
 
 LEADERBOARD = "leaderboard.json"
-
-REPORT = "report.html"
-
-PICTURES = "pictures"
 
 
 def page_calls(
@@ -38,11 +34,11 @@ def page_calls(
     name, config = folder.name, sweep.config
     yield LogText(PARENT, "config.yaml", _config_text(name, config))
     yield LogText(PARENT, LEADERBOARD, _table_text(config, record))
-    report = folder / REPORT
+    report = folder / REPORT_FILE
     if report.is_file():
         yield LogFile(PARENT, report)
-    for picture in sorted((folder / PICTURES).glob("*.*")):
-        yield LogFile(PARENT, picture, PICTURES)
+    for picture in sorted((folder / PICTURES_FOLDER).glob("*.*")):
+        yield LogFile(PARENT, picture, PICTURES_FOLDER)
     study = Study(config, record)
     note = parent_note(name, study, experiment_id, run_id, report=report.is_file())
     # Its pages draw as tables what this tag names, and load no other file before it is opened.
