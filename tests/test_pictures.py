@@ -2,20 +2,36 @@
 
 import math
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from sweep_samples import SPACE, ended, new_sweep, run_of, session, sweep_config
+from sweep_samples import (
+    SPACE,
+    ended,
+    evaluated,
+    event,
+    new_sweep,
+    run_of,
+    session,
+    started,
+    sweep_config,
+)
 from test_surface import best_rate
 from test_surface import curves as searched
 
 from sweep.analysis.facts import Facts
+from sweep.analysis.workers import worker_spans
 from sweep.config.sweep import SweepConfig
 from sweep.pictures.curves import BEST, OTHERS, POINTS, curves
 from sweep.pictures.frontier import MOST, frontier
 from sweep.pictures.gallery import PICTURES
+from sweep.pictures.parallel import at_equal_budget, importance, main_effects, parallel
 from sweep.pictures.picture import Picture, thinned
 from sweep.pictures.rates import rates
+from sweep.pictures.static import svg
+from sweep.pictures.strip import rungs
+from sweep.pictures.timeline import LOOKS, shares, timeline
 from sweep.pictures.valleys import valleys
 from sweep.record.events import Event
 from sweep.record.folder import next_name
@@ -43,11 +59,11 @@ def random_search(sizes: tuple[int, ...] = (32, 64)) -> list[Event]:
     events = searched(0)
     config = sweep_config()
     params = {e["trial"]: e["params"] for e in events if e["event"] == "trial_started"}
-    for event in events:
-        if event["event"] == "evaluation":
-            model = config.trial_config(params[event["trial"]]).model
-            tokens = event["metrics"]["step"] * config.trial.tokens_per_step
-            event["metrics"] |= {
+    for told in events:
+        if told["event"] == "evaluation":
+            model = config.trial_config(params[told["trial"]]).model
+            tokens = told["metrics"]["step"] * config.trial.tokens_per_step
+            told["metrics"] |= {
                 "tokens": tokens,
                 "flops": tokens * flops_per_token(model, VOCABULARY),
             }
@@ -71,6 +87,8 @@ def points(picture: Picture) -> list[tuple[float, float, str]]:
 
 def test_plotly_takes_every_picture() -> None:
     facts = facts_of(random_search())
+    for event_ in facts.events:
+        event_ |= {"worker": "here:1"} if event_["event"] == "evaluation" else {}
     for draw in PICTURES.values():
         picture = draw(facts)
         assert picture.traces, picture.sentence
@@ -230,3 +248,95 @@ def test_thinning_keeps_both_ends() -> None:
     assert thinned(range(5), 9) == [0, 1, 2, 3, 4]
     assert thinned(range(1000), 3) == [0, 500, 999]
     assert len(thinned(range(1000), 40)) == 40
+
+
+def test_each_rung_tells_who_came_stayed_and_left() -> None:
+    facts = facts_of(random_search())
+    picture = rungs(facts)
+    stayed, left = named(picture, "went on"), named(picture, "was stopped here")
+    trials = facts.record.trials.values()
+    for place, rung in enumerate(facts.config.rungs):
+        came = [t for t in trials if any(e["step"] == rung for e in t.evaluations)]
+        gone = [t for t in trials if t.rung == rung]
+        assert sum(round(x) == place for x in stayed["x"]) == len(came) - len(gone)
+        assert sum(round(x) == place for x in left["x"]) == len(gone)
+        assert f"{len(came)} came" in picture.layout["xaxis"]["ticktext"][place]
+        assert f"{len(gone)} of {len(came)} trials at step {rung}" in picture.sentence
+        border = [t for t in picture.traces if t["name"].startswith("border")][place]["y"][0]
+        losses = [e["val_loss"] for t in came for e in t.evaluations if e["step"] == rung]
+        assert border == pytest.approx(np.quantile(losses, 1 / 2), rel=1e-5)
+
+
+def test_without_rungs_it_says_so() -> None:
+    config = sweep_config(asha={"enabled": False})
+    assert "no rungs" in rungs(facts_of(random_search(), config=config)).sentence
+
+
+def test_stopped_trials_are_compared_at_the_budget_of_finished_ones() -> None:
+    facts = facts_of(random_search())
+    ranked = at_equal_budget(facts)
+    assert [loss for _, loss in ranked] == sorted(loss for _, loss in ranked)
+    assert facts.surface is not None
+    for trial, loss in ranked:
+        expected = float(facts.surface.expected([trial.params])[0])
+        wanted = trial.best_val_loss if trial.outcome == "finished" else expected
+        assert loss == pytest.approx(wanted)
+    picture = parallel(facts)
+    assert {text.split(" ")[0] for _, _, text in points(picture)} == {t.name for t, _ in ranked}
+    assert all(0 <= y <= 1 for _, y, _ in points(picture))
+
+
+def test_the_field_that_decides_the_loss_matters_the_most() -> None:
+    shares = main_effects(facts_of(random_search()))
+    assert shares["optim.lr"] > 0.7
+    assert shares["model.d_model"] < 0.3
+    assert sum(shares.values()) <= 1.02
+    assert "lr matters the most" in importance(facts_of(random_search())).sentence
+
+
+def worked(worker: str, trial: str, began: float, *told: tuple[int, float, float]) -> list[Event]:
+    """Return a trial's events; `told` are step, seconds of training so far, seconds since began."""
+    events = [{**started(trial), "time": began}]
+    for number, (step, seconds, at) in enumerate(told):
+        item = {**evaluated(trial, step, 3.0, seconds=seconds), "time": began + at}
+        events.append(item | ({"worker": worker} if not number else {}))
+    end = began + told[-1][2] + 0.5
+    return [*events, {**ended(trial, "finished", step=told[-1][0]), "time": end}]
+
+
+def test_the_time_of_workers_is_training_evaluation_waiting_and_idle() -> None:
+    first = worked("a:1", "t000", 100.0, (0, 0.0, 1.0), (10, 4.0, 6.0), (20, 7.0, 9.5))
+    other = worked("a:2", "t001", 100.0, (0, 0.0, 0.5), (10, 2.0, 3.5))
+    events = sorted([*first, *other], key=lambda e: e["time"])
+    spans = worker_spans(events)
+    spent = {d: sum(s.seconds for s in spans if s.doing == d) for d in LOOKS}
+    assert spent == {
+        "training": pytest.approx(7 + 2),
+        "evaluation": pytest.approx((1 + 1 + 0.5) + (0.5 + 1)),
+        "waiting": pytest.approx(0.5 + 0.5),
+    }
+    parts = shares(spans, 2)
+    assert parts["idle"] == pytest.approx(1 - 14 / 20)
+    assert sum(parts.values()) == pytest.approx(1)
+    picture = timeline(facts_of(events))
+    assert "2 workers in 10 s: 45% training" in picture.sentence
+    assert {name for trace in picture.traces for name in trace["y"]} == {"a:1", "a:2"}
+
+
+def test_a_trial_that_was_resumed_counts_its_training_once() -> None:
+    first = worked("a:1", "t000", 100.0, (0, 0.0, 1.0), (10, 4.0, 6.0))
+    again = worked("b:9", "t000", 200.0, (20, 8.0, 5.0))
+    spans = worker_spans([*first, event("session_ended", completed=False), session(2), *again])
+    assert [s.seconds for s in spans if s.worker == "b:9" and s.doing == "training"] == [4.0]
+
+
+def test_svg_files_hold_the_picture_and_are_the_same_each_time() -> None:
+    facts = facts_of(random_search())
+    picture = valleys(facts)
+    text = svg(picture).decode()
+    root = ElementTree.fromstring(text)
+    assert root.tag.endswith("svg")
+    assert len(text) < 200_000
+    for told in (picture.title, "learning rate", "d_model=32"):
+        assert told in text
+    assert svg(picture).decode() == text

@@ -86,7 +86,8 @@ class Facts:
                 if told.get("flops") and told.get("tokens"):
                     model = self.config.trial_config(trial.params).model
                     head = told["flops"] / told["tokens"] - flops_per_token(model, 0)
-                    return round(head / (6 * model.d_model))
+                    found = round(head / (6 * model.d_model))
+                    return found if found > 0 else None
         return self.config.trial.data.raw_vocab_size
 
     @functools.cached_property
@@ -104,6 +105,11 @@ class Facts:
     def size_of(self, trial: TrialRecord) -> tuple[Any, ...]:
         """Return the searched fields that make a trial's size, in the order of the space."""
         return tuple(trial.params.get(name) for name in self.size_fields)
+
+    def best_place(self, row: SizeRow) -> dict[str, Any]:
+        """Return the searched fields where a size does best, by the fit."""
+        sizes, others = size_fields(self.config)
+        return dict(zip((*sizes, *others), (*row.size, *row.best), strict=True))
 
     def label_of(self, size: tuple[Any, ...]) -> str:
         """Return a size as people say it: "128x4"."""

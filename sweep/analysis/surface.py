@@ -88,14 +88,15 @@ class Surface:
         loss = float(mean[at]) if self._ended else None
         return Estimate(points[at], loss, math.sqrt(variance), rates, near)
 
-    def valley(self, fixed: Mapping[str, Any]) -> Valley | None:
-        """Return the final loss along the rate, the other free fields at their best.
+    def valley(self, place: Mapping[str, Any]) -> Valley | None:
+        """Return the final loss along the rate; None where no trial came to its end.
 
-        None where the rate is not searched, or no trial came to its end.
+        Args:
+            place: every searched field; its rate does not matter.
         """
-        if self._axes[0].name != RATE or not self._ended:
+        if not self._ended:
             return None
-        points = self._along_rate(self.best(fixed).params, GRID)
+        points = self._along_rate(place, GRID)
         return Valley([point[RATE] for point in points], self.expected(points))
 
     def expected(self, points: Sequence[Mapping[str, Any]]) -> Array:
@@ -104,6 +105,16 @@ class Surface:
         Their differences hold even while no trial has come to its end.
         """
         return self._process.final_mean(self._inputs(points))
+
+    def points(self, number: int) -> list[dict[str, Any]]:
+        """Return random points of the space."""
+        shares = np.random.default_rng(0).random((number, len(self._axes)))
+        return [_point(self._axes, row) for row in shares]
+
+    def spread(self, field: str, number: int) -> list[Any]:
+        """Return values evenly spread over a searched field's domain; of a choice, all."""
+        (axis,) = [axis for axis in self._axes if axis.name == field]
+        return axis.grid(number)
 
     def best_rates(self, places: Sequence[Mapping[str, Any]]) -> Array:
         """Return joint posterior draws (DRAWS, n) of the best rate at n places.
@@ -196,7 +207,11 @@ def _points(axes: Sequence[_Axis]) -> Iterator[dict[str, Any]]:
         yield from ({axes[0].name: value} for value in axes[0].grid(GRID))
     else:
         for shares in np.random.default_rng(0).random((CANDIDATES, len(axes))):
-            yield {axis.name: axis.value(x) for axis, x in zip(axes, shares, strict=True)}
+            yield _point(axes, shares)
+
+
+def _point(axes: Sequence[_Axis], shares: Array) -> dict[str, Any]:
+    return {axis.name: axis.value(x) for axis, x in zip(axes, shares, strict=True)}
 
 
 def _interval(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from sweep.analysis.facts import Facts
-from sweep.pictures import curves, frontier, rates, valleys
+from sweep.pictures import curves, frontier, parallel, rates, strip, timeline, valleys
 from sweep.pictures.picture import Picture
 
 PICTURES: dict[str, Callable[[Facts], Picture]] = {
@@ -11,7 +11,11 @@ PICTURES: dict[str, Callable[[Facts], Picture]] = {
     curves.KEY: curves.curves,
     frontier.KEY: frontier.frontier,
     rates.KEY: rates.rates,
+    strip.KEY: strip.rungs,
+    parallel.KEY: parallel.parallel,
+    parallel.IMPORTANCE_KEY: parallel.importance,
+    timeline.KEY: timeline.timeline,
 }
 
-STATIC = (valleys.KEY, curves.KEY, frontier.KEY, rates.KEY)
+FILES = (valleys.KEY, curves.KEY, frontier.KEY, rates.KEY)
 """Those that are written as SVG files, too."""

@@ -30,11 +30,7 @@ def rates(facts: Facts) -> Picture:
     known.sort(key=lambda pair: pair[0])
     if not known or facts.surface is None:
         return Picture(KEY, TITLE, "There is no best rate of more than one size to show.")
-    field = [
-        *facts.size_fields,
-        *(name for name in facts.config.space if name not in facts.size_fields),
-    ]
-    places = [dict(zip(field, (*row.size, *row.best), strict=True)) for _, row in known]
+    places = [facts.best_place(row) for _, row in known]
     looks, traces = looks_of(facts), []
     for (count, row), place in zip(known, places, strict=True):
         assert row.rates is not None

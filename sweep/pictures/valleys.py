@@ -95,11 +95,10 @@ def _of_size(
             }
         yield trace
         first = False
-    valley = (
-        facts.surface.valley(dict(zip(facts.size_fields, size.values, strict=True)))
-        if (facts.surface is not None and len(usable) >= FEWEST)
-        else None
-    )
+    known = next((row for row in facts.by_size if row.size == size.values), None)
+    valley = None
+    if facts.surface is not None and known is not None and len(usable) >= FEWEST:
+        valley = facts.surface.valley(facts.best_place(known))
     if valley is not None:
         inside = [(x, y) for x, y in zip(valley.rates, valley.loss, strict=True) if y <= ceiling]
         yield line(

@@ -1,12 +1,15 @@
 """A sweep's report, written from what lies in its folder."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweep.analysis.facts import Facts
 from sweep.analysis.findings import findings
-from sweep.pictures.gallery import PICTURES
+from sweep.pictures.gallery import FILES, PICTURES
 from sweep.pictures.page import page
+from sweep.pictures.picture import Picture
+from sweep.pictures.static import svg
 from sweep.pictures.table import Commands, TrialTable
 from sweep.record.folder import REPORT_FILE
 from sweep.record.results import TrialRecord
@@ -14,26 +17,37 @@ from sweep.show.commands import command, setting_flags, shown_path
 from sweep.show.report_words import answer, origin, plan_and_fact
 from trainable.common.files import write_atomic
 
+PICTURES_FOLDER = "pictures"
+
 
 def write_report(folder: Path) -> Path:
-    """Write a sweep's report; return its path.
+    """Write a sweep's report and its main pictures as SVG files; return the report's path.
 
     Raises:
         SweepError: a file of the sweep is missing or damaged.
         OSError: it cannot be written.
     """
     facts = Facts.read(folder)
+    pictures = [draw(facts) for draw in PICTURES.values()]
     text = page(
         f"Sweep {facts.name}",
         list(answer(facts)),
         [(finding.text, finding.rule) for finding in findings(facts.study)],
-        [draw(facts) for draw in PICTURES.values()],
+        pictures,
         TrialTable(facts.config, facts.record, _commands(facts, folder)),
         [plan_and_fact(facts, folder), origin(facts)],
     )
     path = folder / REPORT_FILE
+    _write_pictures(folder / PICTURES_FOLDER, pictures)
     write_atomic(path, text.encode())
     return path
+
+
+def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    folder.mkdir(exist_ok=True)
+    for picture in pictures:
+        if picture.key in FILES and picture.traces:
+            write_atomic(folder / f"{picture.key}.svg", svg(picture))
 
 
 def _commands(facts: Facts, folder: Path) -> Commands:

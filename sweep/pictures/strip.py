@@ -1,0 +1,122 @@
+"""The rungs: how many trials came to each, stayed and left, and the losses that decided."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sweep.analysis.facts import Facts
+from sweep.pictures.picture import OUTCOME_LOOKS, Picture, Trace, axis, line, marks, told
+from sweep.record.results import TrialRecord
+
+KEY, TITLE = "rungs", "Rungs of early stopping"
+WIDTH = 0.32
+"""Half the width of a rung's strip, in rungs."""
+
+Arrival = tuple[TrialRecord, float]
+"""A trial, and its loss at a rung."""
+
+
+def rungs(facts: Facts) -> Picture:
+    """Return the losses at each rung as a strip, with the border between staying and leaving."""
+    steps = facts.config.rungs
+    came = {step: _arrivals(facts, step) for step in steps}
+    came = {step: arrivals for step, arrivals in came.items() if arrivals}
+    if not steps:
+        return Picture(KEY, TITLE, "There are no rungs: every trial runs to its end.")
+    if not came:
+        return Picture(KEY, TITLE, "No trial has come to a rung yet.")
+    factor = facts.config.asha.reduction_factor
+    stayed, left = _marks(came, left=False), _marks(came, left=True)
+    borders: list[Trace] = []
+    for place, arrivals in enumerate(came.values()):
+        losses = [loss for _, loss in arrivals]
+        border = float(np.quantile(losses, 1 / factor))
+        borders.append(
+            line(
+                f"border now: the best 1/{factor}",
+                [place - WIDTH * 1.2, place + WIDTH * 1.2],
+                [border, border],
+                line={"color": "#d55e00", "width": 2},
+                legendgroup="border",
+                showlegend=not place,
+            )
+        )
+    names = [_counted(step, arrivals) for step, arrivals in came.items()]
+    losses = sorted(loss for arrivals in came.values() for _, loss in arrivals)
+    room = max(losses[math.ceil(0.95 * (len(losses) - 1))] - losses[0], 0.02)
+    layout = {
+        "xaxis": {
+            **{"tickvals": list(range(len(came))), "ticktext": names},
+            **{"range": [-0.6, len(came) - 0.4], "showgrid": False},
+        },
+        "yaxis": axis(
+            "validation loss at the rung, nats per token",
+            range=[losses[0] - 0.08 * room, losses[0] + 1.1 * room],
+        ),
+    }
+    note = (
+        "The border moves as trials arrive: an early one stays where a later one with the same "
+        "loss is stopped, and the first to come to a rung always stays."
+    )
+    return Picture(KEY, TITLE, _sentence(came), [stayed, left, *borders], layout, note)
+
+
+def _arrivals(facts: Facts, step: int) -> list[Arrival]:
+    """Return who came to a rung with which loss, in the order of suggestions."""
+    return [
+        (trial, told_["val_loss"])
+        for trial in facts.record.trials.values()
+        for told_ in trial.evaluations
+        if told_["step"] == step
+    ]
+
+
+def _left(trial: TrialRecord, step: int) -> bool:
+    return trial.outcome == "stopped" and trial.rung == step
+
+
+def _marks(came: dict[int, list[Arrival]], *, left: bool) -> Trace:
+    x: list[float] = []
+    y: list[float] = []
+    hover: list[str] = []
+    for place, (step, arrivals) in enumerate(came.items()):
+        for number, (trial, loss) in enumerate(arrivals):
+            if _left(trial, step) == left:
+                x.append(place + WIDTH * (2 * _spread(number) - 1))
+                y.append(loss)
+                hover.append(told(trial, f"loss {loss:.4f} at rung {step:,}"))
+    symbol, colour = OUTCOME_LOOKS["stopped" if left else "finished"]
+    return marks(
+        "was stopped here" if left else "went on",
+        x,
+        y,
+        hover,
+        marker={"symbol": symbol, "color": colour, "size": 7, "line": {"width": 1.5 * left}},
+        opacity=0.8,
+    )
+
+
+def _spread(number: int) -> float:
+    """Return a place in [0, 1) away from those of the numbers before (van der Corput)."""
+    place, share = 0.0, 0.5
+    while number:
+        place += share * (number & 1)
+        number, share = number >> 1, share / 2
+    return place
+
+
+def _counted(step: int, arrivals: Sequence[Arrival]) -> str:
+    gone = sum(_left(trial, step) for trial, _ in arrivals)
+    return (
+        f"rung {step:,}<br>{len(arrivals):,} came<br>{len(arrivals) - gone:,} stayed, {gone:,} left"
+    )
+
+
+def _sentence(came: dict[int, list[Arrival]]) -> str:
+    counts = [
+        f"{sum(_left(trial, step) for trial, _ in arrivals):,} of {len(arrivals):,} trials at step "
+        f"{step:,}"
+        for step, arrivals in came.items()
+    ]
+    return f"Early stopping ended {', '.join(counts)}."
