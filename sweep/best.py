@@ -11,6 +11,7 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 import tyro
 
 from trainable.common.command import run_command
+from trainable.common.output import Output
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Arguments:
     """Also log the export in MLflow, as a model of the runs of the trial and of the sweep."""
     register: str | None = None
     """Also register the model under this name in MLflow's registry, with the alias champion."""
+    json: bool = False
+    """Print one JSON document to standard output, messages to standard error."""
+    quiet: bool = False
+    """Print only the folder that was written, and errors."""
 
 
 def main(argv: list[str]) -> int:
@@ -37,9 +42,9 @@ def main(argv: list[str]) -> int:
     from sweep.evidence.restore import restore_best  # torch takes seconds to import: not for --help
 
     out = Path(arguments.out).expanduser().resolve() if arguments.out else None
-    return restore_best(
-        arguments.name, out, arguments.format, arguments.register, log=arguments.log_model
-    )
+    output = Output(json=arguments.json, quiet=arguments.quiet)
+    register, log = arguments.register, arguments.log_model
+    return restore_best(arguments.name, out, arguments.format, register, log=log, output=output)
 
 
 def cli() -> None:

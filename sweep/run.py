@@ -14,7 +14,7 @@ from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.paths import config_file
 from trainable.config.explain import validate
-from trainable.config.flags import parse_flags, pop_option
+from trainable.config.flags import parse_flags, pop_option, pop_output
 from trainable.config.yaml_file import read_yaml
 
 SHIPPED = "sweep.yaml"
@@ -26,6 +26,8 @@ ABOUT = """Search learning rates and model sizes; record in MLflow; keep the bes
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
 --detach: go on without this terminal, and return once the first trials have begun.
 --dry-run: print the plan only.
+--json: print one JSON document to standard output, and what happens meanwhile to standard error.
+--quiet: print only the result and errors.
 --verify-data: read every byte of the token files, even if their size and time are as before.
 --ray-address HOST:PORT: run the trials on a Ray cluster that this machine is a node of; auto: on
 the one that runs here; local, or neither this nor RAY_ADDRESS: on a Ray of its own."""
@@ -36,7 +38,13 @@ def main(argv: list[str]) -> int:
     dry_run, verify_data, detach = (word in argv for word in SWITCHES)
     if dry_run and detach:
         raise ConfigError("--detach: a dry run ends at once; leave one of them out")
-    name, flags = pop_option([word for word in argv if word not in SWITCHES], "--resume")
+    output, flags = pop_output([word for word in argv if word not in SWITCHES])
+    if detach and not output.is_for_people:
+        raise ConfigError(
+            "--detach: the result goes to no terminal; leave --json and --quiet out, and ask "
+            "status.py NAME --json for it"
+        )
+    name, flags = pop_option(flags, "--resume")
     path, flags = pop_option(flags, "--config")
     ray_address, flags = pop_option(flags, "--ray-address")
     if name is not None:
@@ -50,8 +58,16 @@ def main(argv: list[str]) -> int:
             # torch takes seconds to import: not for --help
             from sweep.conduct.resume import resume_sweep
 
-            how = {"dry_run": dry_run, "verify_data": verify_data}
-            return resume_sweep(folder, stored, config, **how, ray_address=ray_address, begun=begun)
+            return resume_sweep(
+                folder,
+                stored,
+                config,
+                dry_run=dry_run,
+                verify_data=verify_data,
+                ray_address=ray_address,
+                begun=begun,
+                output=output,
+            )
 
         return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
@@ -61,8 +77,14 @@ def main(argv: list[str]) -> int:
     def start(begun: Begun | None = None) -> int:
         from sweep.conduct.start import start_sweep
 
-        how = {"dry_run": dry_run, "verify_data": verify_data}
-        return start_sweep(config, **how, ray_address=ray_address, begun=begun)
+        return start_sweep(
+            config,
+            dry_run=dry_run,
+            verify_data=verify_data,
+            ray_address=ray_address,
+            begun=begun,
+            output=output,
+        )
 
     return run_detached(start, config.num_samples) if detach else start()
 

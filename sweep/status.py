@@ -1,5 +1,6 @@
 """Sweeps and their trials, from our own record: `python sweep/status.py [NAME]`."""
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +10,24 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text, duration, outcome_text
-from sweep.common.errors import SweepError
 from sweep.conduct.stop import stop_sweep
 from sweep.engine.failures import unwritable_error
-from sweep.record.folder import find_sweep, read_sweep, results_folder, sweep_names
-from sweep.record.lock import is_running, locked
+from sweep.record.folder import find_sweep, read_sweep
+from sweep.record.lock import locked
 from sweep.record.repair import repair_record
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
 from sweep.show.follow import follow_sweep
-from sweep.show.summary import say_findings
-from sweep.show.tables import best_by_size, leaderboard, plain_table
+from sweep.show.sweeps import tell_all, tell_one
+from sweep.show.trials_csv import trials_csv
 from sweep.tracking.delivery import deliver_all_again
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
+from trainable.common.files import write_atomic
+from trainable.common.output import Output
 
-ACTIONS = ("sync", "repair", "follow", "stop", "pause")
+ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv")
 
 
 @dataclass(frozen=True)
@@ -47,99 +46,74 @@ class Arguments:
     """End a running sweep as a signal would, from wherever its folder is seen."""
     pause: bool = False
     """The same, and say that it is to be gone on with."""
+    csv: str | None = None
+    """Write the trials to this file as CSV, one row each; `-`: print them."""
+    json: bool = False
+    """Print one JSON document to standard output, messages to standard error."""
+    quiet: bool = False
+    """Print only the result and errors: of all sweeps the names, of one a line."""
+    schema: bool = False
+    """Print the JSON Schema of what all commands print with --json."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="status.py")
-    console = open_console()
+    if arguments.schema:
+        from sweep.show.formats import formats_schema  # torch takes seconds to import
+
+        print(json.dumps(formats_schema(), indent=2))
+        return 0
+    output = Output(json=arguments.json, quiet=arguments.quiet)
     asked = [f"--{name}" for name in ACTIONS if getattr(arguments, name)]
+    if arguments.csv is not None and arguments.json:
+        raise ConfigError("--csv, --json: two forms of the same; leave one of them out")
     if arguments.name is None:
         if asked:
             raise ConfigError(
                 f"{', '.join(asked)}: name the sweep, as in `status.py sweep-001 {asked[0]}`"
             )
-        return _show_all(console)
+        tell_all(output)
+        return 0
     folder = find_sweep(arguments.name)
     if len(asked) > 1 and set(asked) != {"--sync", "--repair"}:
         raise ConfigError(f"{', '.join(asked)}: give one of them")
+    return _one(folder, arguments, output)
+
+
+def _one(folder: Path, arguments: Arguments, output: Output) -> int:
+    console = open_console(output)
     if arguments.follow:
-        return follow_sweep(folder, console)
+        status = follow_sweep(folder, console)
+        if not output.is_for_people:
+            tell_one(folder, output)
+        return status
     if arguments.stop or arguments.pause:
         stop_sweep(folder, "stop" if arguments.stop else "pause", console)
-        return 0
     if arguments.repair:
         _repair(folder, console)
     if arguments.sync:
         _sync(folder, console)
-    elif not arguments.repair:
-        _show_one(folder, console)
+    if arguments.csv is not None:
+        _write_csv(folder, arguments.csv, output)
+    elif arguments.json or not any(getattr(arguments, name) for name in ACTIONS):
+        tell_one(folder, output)
     return 0
 
 
-def _show_all(console: Console) -> int:
-    names = sweep_names()
-    if not names:
-        say(console, f"no sweeps in {results_folder()}")
-        return 0
-    rows, damaged = [], []
-    for name in names:
-        folder = results_folder() / name
-        try:
-            read_sweep(folder)
-            record = SweepRecord.read(folder)
-        except SweepError as error:
-            rows.append([name, "damaged", "-", "-", "-"])
-            damaged.append(str(error))
-            continue
-        best = record.best
-        rows.append(
-            [
-                name,
-                _state(folder, record),
-                f"{len(record.trials)}/{record.num_samples}",
-                f"{best.best_val_loss:.4f}" if best else "-",
-                best.name if best else "-",
-            ]
-        )
-    console.print(plain_table(["sweep", "state", "trials", "best val_loss", "best trial"], rows))
-    for why in damaged:
-        say(console, f"\n{why}")
-    return 0
-
-
-def _show_one(folder: Path, console: Console) -> None:
-    name = folder.name
+def _write_csv(folder: Path, target: str, output: Output) -> None:
+    """Write the trials to a file, or print them."""
     config, record = read_sweep(folder).config, SweepRecord.read(folder)
-    state = _state(folder, record)
-    say(
-        console,
-        f"{name}: {state}; {counts_text(record) or 'no trials'} of {record.num_samples}; "
-        f"{duration(record.seconds)} in {record.sessions} session(s)",
-    )
-    console.print(leaderboard(config, record, limit=None))
-    study = Study(config, record)
-    for table in (_reasons(record), best_by_size(study)):
-        if table is not None:
-            console.print()
-            console.print(table)
-    say_findings(console, study)
-    if state not in ("running", "complete"):
-        say(console, f"\ngo on with  python sweep/run.py --resume {name}")
-
-
-def _reasons(record: SweepRecord) -> Table | None:
-    told = [trial for trial in record.trials.values() if trial.reason]
-    if not told:
-        return None
-    rows = ((trial.name, outcome_text(trial), trial.reason or "") for trial in told)
-    return plain_table(["trial", "outcome", "reason"], rows)
-
-
-def _state(folder: Path, record: SweepRecord) -> str:
-    if is_running(folder):
-        return "running"
-    return record.end
+    content = trials_csv(config, record).encode(errors="backslashreplace")
+    if target == "-":
+        sys.stdout.write(content.decode())
+        return
+    path = Path(target).expanduser()
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: {error.strerror}") from error
+    output.say(f"{path}: {len(record.trials):,} trials")
 
 
 def _sync(folder: Path, console: Console) -> None:

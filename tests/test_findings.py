@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,14 @@ def test_trials_of_unlike_length_do_not_lead_each_other() -> None:
     assert "lead" not in found(ahead), "the best was stopped"
 
 
+def test_a_lead_of_more_than_the_noise_is_no_tie() -> None:
+    lead = 0.06
+    told = two_finished(lead, **PLAN)["lead"]
+    assert told.numbers["noise"] < lead < 2 * told.numbers["noise"]
+    assert told.numbers["tied"] == ["t000"]
+    assert ": a tie" not in told.text
+
+
 def two_sizes(floor: float) -> SweepRecord:
     """Return a valley of width 32, and one of 64 tried at some distance from its best rate."""
     far = [valley(f"t{n:03d}", lr, 1e-3, floor, 64) for n, lr in ((4, 2.5e-4), (5, 4e-3))]
@@ -123,13 +132,20 @@ def test_a_size_that_is_expected_to_be_worse_is_not() -> None:
     assert "better_elsewhere" not in found(two_sizes(2.1))
 
 
-def test_what_was_finished_at_its_best_rate_is_not_a_prediction() -> None:
-    record = whole(
-        *one_valley(1e-3, [2e-4, 5e-4, 1e-3, 3e-3]),
-        *[valley(f"t{n:03d}", lr, 1e-3, 1.5, 64) for n, lr in ((4, 5e-4), (5, 1e-3), (6, 3e-3))],
-    )
+def test_a_size_that_is_expected_to_be_better_by_less_than_its_deviation_is_not() -> None:
+    record = two_sizes(1.88)
+    large = Study(sweep_config(), record).sizes[1]
+    assert record.best is not None
+    assert large.loss is not None
+    assert large.loss < record.best.best_val_loss < large.loss + large.deviation
     assert "better_elsewhere" not in found(record)
-    assert [row.known for row in Study(sweep_config(), record).sizes] == [True, True]
+
+
+def test_what_was_finished_at_its_best_rate_is_not_a_prediction() -> None:
+    study = Study(sweep_config(), two_sizes(1.7))
+    kinds = [finding.kind for finding in findings(study)]
+    study.__dict__["sizes"] = [replace(row, known=True) for row in study.sizes]
+    assert set(kinds) - {f.kind for f in findings(study)} == {"better_elsewhere"}
 
 
 @pytest.mark.parametrize(("best", "end"), [(1e-2, "upper"), (1e-4, "lower"), (1e-3, None)])

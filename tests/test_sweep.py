@@ -206,16 +206,21 @@ def test_unnamed_sweeps_that_begin_together_all_get_a_name(project):
 @pytest.mark.slow
 def test_a_finished_sweep_can_be_extended(tmp_path):
     config = make_project(tmp_path)
-    flags = ("--config", str(config), "--name", "grown", "--num-samples", "3")
-    assert run(tmp_path, "sweep/run.py", *flags).returncode == 0
+    flags = ("--config", str(config), "--name", "grown", "--num-samples", "3", "--quiet")
+    quiet = run(tmp_path, "sweep/run.py", *flags)
+    assert (quiet.returncode, quiet.stderr) == (0, "")
+    assert re.fullmatch(r"grown: complete; .* val_loss \d\.\d{4}\n", quiet.stdout)
     first = SweepRecord.read(tmp_path / "results/grown")
     report = tmp_path / "results/grown/report.html"
     report.unlink()
     report.mkdir()  # a report that cannot be written changes nothing else
-    done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "5")
+    done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "5", "--json")
     assert done.returncode == 0, done.stderr
-    assert "report: not written (" in done.stdout
-    assert "sweep/report.py grown" in done.stdout
+    assert "report: not written (" in done.stderr
+    assert "sweep/report.py grown" in done.stderr
+    document = json.loads(done.stdout)
+    assert (document["state"], len(document["trials"])) == ("complete", 5)
+    assert "resuming grown: " in done.stderr
     record = SweepRecord.read(tmp_path / "results/grown")
     assert len(record.trials) == 5
     assert record.sessions == 2

@@ -16,9 +16,11 @@ import tyro
 
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
+from trainable.common.output import Output
 
 if TYPE_CHECKING:
     import torch
+    from tokenizers import Tokenizer
 
     from trainable.model.transformer import Transformer
 
@@ -39,6 +41,10 @@ class Arguments:
     """Draw from the likeliest tokens that together have this probability."""
     seed: int = 0
     """Seed of the draws."""
+    json: bool = False
+    """Print one JSON document once the text has ended."""
+    quiet: bool = False
+    """Print only what follows the prompt, and errors."""
 
 
 def generate(
@@ -150,13 +156,31 @@ def main(argv: list[str]) -> int:
         stop=end,
         seed=arguments.seed,
     )
+    if arguments.json:
+        _print_document(arguments, islice(drawn, arguments.max_tokens), tokenizer)
+        return 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know few characters
         sys.stdout.reconfigure(errors="replace")
-    print(arguments.prompt, end="", flush=True)
+    print("" if arguments.quiet else arguments.prompt, end="", flush=True)
     for piece in text_pieces(tokenizer, islice(drawn, arguments.max_tokens)):
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _print_document(arguments: Arguments, drawn: Iterator[int], tokenizer: "Tokenizer") -> None:
+    from trainable.data.tokenizer import text_pieces
+    from trainable.training.documents import TextDocument
+
+    ids = list(drawn)
+    document = TextDocument(
+        checkpoint=arguments.checkpoint,
+        prompt=arguments.prompt,
+        text="".join(text_pieces(tokenizer, iter(ids))),
+        new_tokens=len(ids),
+        seed=arguments.seed,
+    )
+    Output(json=True).result(document.text, lambda: document)
 
 
 def cli() -> None:

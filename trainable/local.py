@@ -18,13 +18,15 @@ from pydantic import Field
 
 from trainable.common.command import run_command
 from trainable.common.errors import CheckpointError, ConfigError, DivergedError
+from trainable.common.output import Output
 from trainable.common.paths import config_file
 from trainable.config.explain import validate
-from trainable.config.flags import parse_flags, pop_option
+from trainable.config.flags import parse_flags, pop_option, pop_output
 from trainable.config.trial import TrialConfig
 from trainable.config.yaml_file import read_yaml
 
 if TYPE_CHECKING:
+    from trainable.training.evaluation import Evaluation
     from trainable.training.trainer import Trainer
 
 
@@ -44,8 +46,9 @@ class LocalConfig(TrialConfig):
     """Write a torch.profiler trace of the run to this file (open it in ui.perfetto.dev)."""
 
 
-def train(config: LocalConfig) -> int:
+def train(config: LocalConfig, output: Output | None = None) -> int:
     """Train one trial, print a line per evaluation, and return the exit status."""
+    output = output or Output()
     # torch takes seconds to import: not for --help
     from trainable.checkpoint.folder import read_manifest
     from trainable.data.batches import open_dataset
@@ -57,7 +60,9 @@ def train(config: LocalConfig) -> int:
 
     made = ensure_default(config.data)
     if made:
-        print(f"prepared {config.data.dataset}: {made.train_tokens:,} tokens of the {made.source}")
+        output.say(
+            f"prepared {config.data.dataset}: {made.train_tokens:,} tokens of the {made.source}"
+        )
     if config.resume:
         config = as_chosen(config, read_manifest(Path(config.resume).expanduser()).config.train)
     dataset = open_dataset(config.data, config.model.context_length, verify=config.verify_data)
@@ -70,7 +75,7 @@ def train(config: LocalConfig) -> int:
     if config.resume:
         manifest = trainer.load(Path(config.resume).expanduser())
         changed = ", ".join(_changed(manifest.config, config))
-        print(
+        output.say(
             f"resumed from {config.resume} at step {manifest.iteration:,}"
             + (f"; changed since then: {changed}" if changed else "")
         )
@@ -81,36 +86,64 @@ def train(config: LocalConfig) -> int:
                 file=sys.stderr,
             )
         if trainer.iteration >= config.train.steps:
-            print(f"nothing to do: train.steps is {config.train.steps:,}; raise it to go on")
+            output.say(f"nothing to do: train.steps is {config.train.steps:,}; raise it to go on")
+            _tell_result(config, trainer, [], None, output)
             return 0
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    print(
+    output.say(
         f"{parameters:,} parameters, {config.train.steps:,} steps of "
         f"{config.tokens_per_step:,} tokens, lr {config.optim.lr:g}, {trainer.device}, "
         f"{config.train.threads} thread(s); {config.train.computed_in}"
     )
     started = time.perf_counter()
+    evaluations: list[Evaluation] = []
     try:
-        with _profiler(config.profile):
+        with _profiler(config.profile, output):
             for evaluation in trainer.run():
                 train_loss = evaluation.train_loss
-                print(
+                output.say(
                     f"step {evaluation.step:>7,}  "
                     f"train {'   -  ' if train_loss is None else f'{train_loss:.4f}'}  "
                     f"val {evaluation.val_loss:.4f}  "
                     f"lr {evaluation.lr:.2e}  "
                     f"{evaluation.tokens_per_second or 0:>9,.0f} tokens/s  "
                     f"{time.perf_counter() - started:7.1f} s",
-                    flush=True,
                 )
+                evaluations.append(evaluation)
                 if checkpoint:
                     _save(trainer, checkpoint)
     except DivergedError as error:
         print(f"{error}; lower optim.lr", file=sys.stderr)
+        _tell_result(config, trainer, evaluations, error, output)
         return 1
     if checkpoint:
-        print(f"checkpoint in {checkpoint}")
+        output.say(f"checkpoint in {checkpoint}")
+    _tell_result(config, trainer, evaluations, None, output)
     return 0
+
+
+def _tell_result(
+    config: LocalConfig,
+    trainer: "Trainer",
+    evaluations: "list[Evaluation]",
+    error: DivergedError | None,
+    output: Output,
+) -> None:
+    from trainable.training.documents import TrialRunDocument
+
+    best = min((e.val_loss for e in evaluations), default=None)
+    output.result(
+        "diverged" if error else "no evaluation" if best is None else f"val_loss {best:.4f}",
+        lambda: TrialRunDocument(
+            outcome="diverged" if error else "finished",
+            reason=str(error) if error else None,
+            parameters=sum(p.numel() for p in trainer.model.parameters()),
+            device=str(trainer.device),
+            evaluations=[evaluation.metrics() for evaluation in evaluations],
+            checkpoint=config.checkpoint,
+            config=config.model_dump(mode="json", by_alias=True),
+        ),
+    )
 
 
 def _changed(before: TrialConfig, now: TrialConfig) -> Iterator[str]:
@@ -143,7 +176,7 @@ def _writable_folder(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _profiler(trace: str | None) -> Iterator[None]:
+def _profiler(trace: str | None, output: Output) -> Iterator[None]:
     if trace is None:
         yield
         return
@@ -152,16 +185,21 @@ def _profiler(trace: str | None) -> Iterator[None]:
     with torch.profiler.profile() as profile:
         yield
     profile.export_chrome_trace(trace)
-    print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
+    output.say(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15))
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    path, flags = pop_option(argv, "--config")
+    output, flags = pop_output(argv)
+    path, flags = pop_option(flags, "--config")
     source = config_file(path or "trial.yaml")
     default = validate(LocalConfig, read_yaml(source), str(source))
-    about = f"One trial, locally. --config FILE names another YAML file than {source.name}."
-    return train(parse_flags(LocalConfig, default, flags, "local.py", about))
+    about = (
+        f"One trial, locally. --config FILE names another YAML file than {source.name}. --json: "
+        "print one JSON document to standard output, messages to standard error. --quiet: print "
+        "only the best loss and errors."
+    )
+    return train(parse_flags(LocalConfig, default, flags, "local.py", about), output)
 
 
 def cli() -> None:

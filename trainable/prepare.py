@@ -13,6 +13,7 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
+from trainable.common.output import Output
 from trainable.common.paths import in_project
 from trainable.config.trial import DataConfig
 from trainable.data.build import prepare
@@ -31,6 +32,10 @@ class Arguments:
     """byte: 257 ids, the bytes and <|endoftext|>. bpe: trained on the training documents."""
     vocab_size: int | None = None
     """Number of ids; only for bpe."""
+    json: bool = False
+    """Print one JSON document to standard output."""
+    quiet: bool = False
+    """Print only the folder that was made, and errors."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,10 +61,16 @@ def main(argv: list[str]) -> int:
     if around:
         raise ConfigError(f"--out {out}: lies inside --input {around[0]}; choose a place outside")
     meta = prepare(corpus, out, arguments.tokenizer, arguments.vocab_size)
-    print(
+    from trainable.training.documents import DatasetDocument
+
+    output = Output(json=arguments.json, quiet=arguments.quiet)
+    output.say(
         f"{out}: {meta.train_tokens:,} training and {meta.val_tokens:,} validation tokens, "
         f"{meta.train_documents:,} + {meta.val_documents:,} documents, "
         f"{meta.vocab_size:,} ids, {meta.dtype}"
+    )
+    output.result(
+        str(out), lambda: DatasetDocument(folder=str(out), meta=meta.model_dump(mode="json"))
     )
     return 0
 

@@ -153,7 +153,7 @@ def beyond_what_was_tried(study: Study) -> Iterator[Finding]:
     rate = row.best[size_fields(study.config)[1].index(RATE)]
     side, end = ("below", row.tried[0]) if row.rates[1] < row.tried[0] else ("above", row.tried[1])
     more = [_name(study, other) for other in beyond[1:]]
-    also = f"; so for {listed(more)}" if more else ""
+    also = f"; likewise of {listed(more)}" if more else ""
     yield Finding(
         "beyond_what_was_tried",
         f"the best rate of {_name(study, row)}, {rate:.2g}, lies {side} all that were tried of "

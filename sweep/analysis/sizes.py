@@ -1,7 +1,7 @@
 """The best rate of each model size and the loss to expect there, as rows of data."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sweep.analysis.words import loss_text, magnitude, short_name, show_value
 from sweep.config.space import RATE
@@ -36,15 +36,21 @@ class SizeRow:
     """Whether a trial came to its end at a rate within `rates`, to the precision that they are
     given with; else the loss is predicted."""
 
+    @property
+    def known_by(self) -> Literal["finished", "predicted"] | None:
+        """What the loss is known by; None where it is not known."""
+        if self.loss is None:
+            return None
+        return "finished" if self.known else "predicted"
+
     def cells(self) -> list[str]:
         """Return the row as people read it."""
-        told = self.loss is not None
         return [
             *map(show_value, (*self.size, *self.best)),
             *([f"{self.rates[0]:.2g} .. {self.rates[1]:.2g}"] if self.rates else []),
             loss_text(self.loss),
-            f"{self.deviation:.3f}" if told else "-",
-            ("finished" if self.known else "predicted") if told else "-",
+            f"{self.deviation:.3f}" if self.known_by else "-",
+            self.known_by or "-",
             magnitude(self.flops) if self.flops else "-",
             str(self.trials),
             str(self.finished),

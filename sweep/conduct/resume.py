@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text
 from sweep.cluster.place import Place, open_place
 from sweep.common.errors import SweepError
@@ -19,9 +20,11 @@ from sweep.record.identity import code_digest, library_versions
 from sweep.record.lock import locked, require_private
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
-from sweep.show.plan_text import show_plan
+from sweep.show.plan_text import tell_plan
+from sweep.show.summary import tell_result
 from sweep.tracking.delivery import require_same_store
 from trainable.common.errors import ConfigError
+from trainable.common.output import Output
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
 """Settings that a resume may change; others would make the trials incomparable."""
@@ -36,6 +39,7 @@ def resume_sweep(
     verify_data: bool = False,
     ray_address: str | None = None,
     begun: Begun | None = None,
+    output: Output | None = None,
 ) -> int:
     """Go on with a sweep under `config`, wherever it ran before; return the exit status.
 
@@ -44,13 +48,13 @@ def resume_sweep(
     Raises:
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
     """
-    console = open_console()
     require_private(folder)
     if config.tracking.enabled:
         require_same_store(folder)
     _require_comparable(stored, config)
     with open_place(config, ray_address) as place:
-        return _resume(folder, stored, config, place, console, dry_run, verify_data, begun)
+        output = output or Output()
+        return _resume(folder, stored, config, place, output, dry_run, verify_data, begun)
 
 
 def _resume(
@@ -58,11 +62,12 @@ def _resume(
     stored: SweepFile,
     config: SweepConfig,
     place: Place,
-    console: Console,
+    output: Output,
     dry_run: bool,
     verify_data: bool,
     begun: Begun | None,
 ) -> int:
+    console = open_console(output)
     dataset = open_data(config, console, verify=verify_data)
     if dataset.digest != stored.identity.dataset_digest:
         raise SweepError(
@@ -84,16 +89,17 @@ def _resume(
         if not dry_run:
             with locked(folder):
                 settle(folder, stored)  # the driver may have been killed just before its end
+        tell_result(folder, stored, Study(stored.config, record), output)
         return 0
     place.admit(dataset, results_folder())
     # Refused now, if it does not fit there.
     plan = place.there(make_plan, config, dataset, place.concurrent)
     if dry_run:
-        show_plan(config, dataset, plan, place, console)
+        tell_plan(config, dataset, plan, place, output)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
-        return run_session(folder, sweep, place, dataset, None, console, begun)
+        return run_session(folder, sweep, place, dataset, None, output, begun)
 
 
 def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:

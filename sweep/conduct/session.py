@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sweep.analysis.study import Study
 from sweep.cluster.place import Place
 from sweep.cluster.surroundings import require_surroundings
 from sweep.common.errors import SweepError
@@ -27,15 +28,16 @@ from sweep.record.results import SweepRecord
 from sweep.record.retention import collect
 from sweep.record.storage import store_of
 from sweep.show.commands import next_commands, shown_path
-from sweep.show.console import say
+from sweep.show.console import open_console, say
 from sweep.show.plan_text import show_plan
 from sweep.show.progress import Progress
-from sweep.show.summary import interrupted_text, ray_died_text, show_summary
+from sweep.show.summary import interrupted_text, ray_died_text, show_summary, tell_result
 from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.system import require_psutil
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_addresses
 from trainable.common.errors import first_line
+from trainable.common.output import Output
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import ensure_default
 
@@ -46,7 +48,7 @@ def run_session(
     place: Place,
     dataset: TokenDataset,
     plan: Plan | None,
-    console: Console,
+    output: Output,
     begun: Begun | None = None,
 ) -> int:
     """Run a session of the sweep; `plan` is shown, where there is one to show.
@@ -60,7 +62,7 @@ def run_session(
     require_psutil(sweep.config.tracking)
     os.umask(0o077)  # records, checkpoints, MLflow's store and Ray's token are private
     with locked(folder):
-        session = Session(folder, sweep, dataset, place, console)
+        session = Session(folder, sweep, dataset, place, output)
         session.run(plan, begun)
     return session.tell_the_end()
 
@@ -73,7 +75,7 @@ class Session:
         sweep: its settings and identity.
         dataset: what its trials train on.
         place: where they run.
-        console: where to print.
+        output: where to print.
     """
 
     def __init__(
@@ -82,14 +84,15 @@ class Session:
         sweep: SweepFile,
         dataset: TokenDataset,
         place: Place,
-        console: Console,
+        output: Output,
     ) -> None:
         self._folder = folder
         self._sweep = sweep
         self._dataset = dataset
         self._place = place
-        self._console = console
-        place.tell = functools.partial(say, console)
+        self._output = output
+        self._console = open_console(output)
+        place.tell = functools.partial(say, self._console)
         self._interruption = Interruption()
         self._runs: MlflowRuns | None = None
         self._tracker: Tracker | None = None
@@ -125,16 +128,19 @@ class Session:
             )
 
     def tell_the_end(self) -> int:
-        """Print how the session ended; return the exit status."""
-        name, config = self._folder.name, self._sweep.config
-        if self._interruption.signal is not None:
+        """Print how the session ended, and its result; return the exit status."""
+        config, signal = self._sweep.config, self._interruption.signal
+        study = Study(config, self._record)
+        if signal is not None:
             say(self._console, self._interrupted_text(config.num_samples))
-            self._tell_report()
-            return 128 + self._interruption.signal
-        experiment = self._runs.experiment_id if self._runs else None
-        pages = page_addresses(experiment, name) if experiment else None
-        show_summary(self._folder, config, self._record, pages, self._console)
+        elif self._output.is_for_people:
+            experiment = self._runs.experiment_id if self._runs else None
+            pages = page_addresses(experiment, self._folder.name) if experiment else None
+            show_summary(self._folder, study, pages, self._console)
         self._tell_report()
+        tell_result(self._folder, self._sweep, study, self._output)
+        if signal is not None:
+            return 128 + signal
         return 0 if self._record.best else 1
 
     def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:

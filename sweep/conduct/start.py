@@ -26,8 +26,9 @@ from sweep.record.folder import (
 from sweep.record.identity import new_identity
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console
-from sweep.show.plan_text import show_plan
+from sweep.show.plan_text import tell_plan
 from trainable.common.errors import UserError
+from trainable.common.output import Output
 from trainable.common.paths import in_project
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import default_is_missing, prepare
@@ -44,6 +45,7 @@ def start_sweep(
     verify_data: bool = False,
     ray_address: str | None = None,
     begun: Begun | None = None,
+    output: Output | None = None,
 ) -> int:
     """Run a new sweep; return the exit status: 0, or 128 + the signal that ended it.
 
@@ -53,17 +55,19 @@ def start_sweep(
         verify_data: read every byte of the token files.
         ray_address: of the Ray cluster to run on; None: RAY_ADDRESS, or a Ray of our own.
         begun: called once its session has begun.
+        output: where to print; None: for a person.
 
     Raises:
         ConfigError, DataError, SweepError: before anything is written.
     """
-    console = open_console()
+    output = output or Output()
+    console = open_console(output)
     with open_place(config, ray_address) as place:
         if dry_run:
             with _data_to_plan_with(config, console, verify_data) as dataset:
                 place.admit(dataset, results_folder())
                 plan = place.there(make_plan, config, dataset, place.concurrent)
-                show_plan(place.settled(config, dataset), dataset, plan, place, console)
+                tell_plan(place.settled(config, dataset), dataset, plan, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
         place.admit(dataset, results_folder())
@@ -71,7 +75,7 @@ def start_sweep(
         _require_room(plan)
         folder, sweep = _create(config, dataset.digest)
         try:
-            return run_session(folder, sweep, place, dataset, plan, console, begun)
+            return run_session(folder, sweep, place, dataset, plan, output, begun)
         except UserError:
             if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing
                 shutil.rmtree(folder)

@@ -12,10 +12,12 @@ from sweep.record.results import SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import existing
 from sweep.record.storage import store_of
 from sweep.show.commands import command, shown_path
+from sweep.show.documents import RestoredDocument
 from trainable.checkpoint.export import export_model
 from trainable.checkpoint.folder import Manifest, load_weights, read_manifest
 from trainable.checkpoint.hugging_face import export_hugging_face
 from trainable.common.errors import CheckpointError
+from trainable.common.output import Output
 from trainable.data.batches import open_dataset
 from trainable.training.trainer import Trainer
 
@@ -99,19 +101,21 @@ def restore_best(
     register: str | None,
     *,
     log: bool = False,
+    output: Output,
 ) -> int:
     """Restore, check, export and, on request, log or register the best; return the exit status."""
     folder = find_sweep(name)
     name = folder.name  # of a path
     best = load_best(folder)
     trial, recorded = best.trial, best.checkpoint.val_loss
-    print(f"best of {name}: {trial.name} {params_text(trial.params)}")
-    print(f"checkpoint {shown_path(store_of(folder).address(best.checkpoint.path))}, verified")
-    print(f"val_loss recorded {recorded!r}, evaluated now {best.val_loss!r}", end=": ")
+    output.say(f"best of {name}: {trial.name} {params_text(trial.params)}")
+    place = store_of(folder).address(best.checkpoint.path)
+    output.say(f"checkpoint {shown_path(place)}, verified")
+    output.say(f"val_loss recorded {recorded!r}, evaluated now {best.val_loss!r}", end=": ")
     if best.exact:
-        print("the same to the last bit")
+        output.say("the same to the last bit")
     else:
-        print(f"differs by {best.val_loss - recorded:.3g}")
+        output.say(f"differs by {best.val_loss - recorded:.3g}")
         if abs(best.val_loss - recorded) > 1e-2 * abs(recorded):
             print("error: that is too much for another machine or thread count", file=sys.stderr)
             return 1
@@ -127,19 +131,38 @@ def restore_best(
     tokenizer = trainer.dataset.tokenizer_file
     export = export_model if layout == "native" else export_hugging_face
     export(target, trainer.model, best.manifest.config, tokenizer, facts)
-    print(f"exported to {shown_path(target)}")
+    output.say(f"exported to {shown_path(target)}")
+    logged = version = None
     if log:
         from sweep.tracking.registry import log_model  # MLflow takes seconds to import
 
-        model = log_model(target, folder, trial.name, best.checkpoint.step)
-        print(f"logged in MLflow as models:/{model}")
+        logged = f"models:/{log_model(target, folder, trial.name, best.checkpoint.step)}"
+        output.say(f"logged in MLflow as {logged}")
     if register is not None:
         from sweep.tracking.registry import register_model  # MLflow takes seconds to import
 
         version = register_model(register, target, folder, trial.name, best.checkpoint.step)
-        print(f"registered as {register} version {version}, alias champion")
+        output.say(f"registered as {register} version {version}, alias champion")
     if layout == "hf":
-        print(f'load it with  AutoModelForCausalLM.from_pretrained("{shown_path(target)}")')
+        output.say(f'load it with  AutoModelForCausalLM.from_pretrained("{shown_path(target)}")')
     elif tokenizer.is_file():
-        print(f'next  {command("trainable", "generate")} {shown_path(target)} --prompt "def "')
+        output.say(f'next  {command("trainable", "generate")} {shown_path(target)} --prompt "def "')
+    output.result(
+        shown_path(target),
+        lambda: RestoredDocument(
+            sweep=name,
+            trial=trial.name,
+            params=trial.params,
+            checkpoint=str(place),
+            step=best.checkpoint.step,
+            recorded_val_loss=recorded,
+            val_loss=best.val_loss,
+            exact=best.exact,
+            layout=layout,
+            exported=str(target),
+            logged=logged,
+            registered=register,
+            version=version,
+        ),
+    )
     return 0

@@ -1,17 +1,16 @@
 """What happened in a sweep, built from its events: trials, outcomes, the best."""
 
 import heapq
-import math
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from sweep.common.errors import SweepError
 from sweep.record.events import read_events
 from sweep.record.lines import Event
+from sweep.record.values import finite, finite_or_none, of_kind, parameters, trial_name
 
 Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
 
@@ -20,7 +19,9 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 EndedBy = Literal["stop", "pause"]
 """What ends a session early, beside a signal or a crash: somebody asked for it."""
 
-ENDS: dict[EndedBy, str] = {"stop": "stopped", "pause": "paused"}
+End = Literal["complete", "interrupted", "stopped", "paused"]
+
+ENDS: dict[EndedBy, End] = {"stop": "stopped", "pause": "paused"}
 """What is said of a sweep that was ended so."""
 
 COMPARABLE: frozenset[Outcome | None] = frozenset({"finished", "stopped", "interrupted", None})
@@ -174,37 +175,39 @@ class SweepRecord:
             assert self.updated is not None
             self.seconds += max(0.0, event["time"] - self.updated)
         if kind == "session_started":
-            self.sessions = _of(int, event["session"])
-            self.num_samples = _of(int, event["num_samples"])
+            self.sessions = of_kind(int, event["session"])
+            self.num_samples = of_kind(int, event["num_samples"])
             self.session_started, self.ended_by = event["time"], None
             if event.get("plan") is not None:
-                self.plan = _planned(_of(dict, event["plan"]))
+                self.plan = _planned(of_kind(dict, event["plan"]))
         elif kind == "session_ended":
             self.session_started, self.ended_by = None, _ended_by(event.get("ended_by"))
         elif kind == "trial_started":
-            params, name = _of(dict, event["params"]), _trial_name(event["trial"])
+            params, name = parameters(event["params"]), trial_name(event["trial"])
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
             self.ended -= trial.outcome is not None
             trial.outcome = trial.ended = trial.reason = None
             self._rank(trial)
         elif kind == "trial_lost":
-            self.lost.add(int(_trial_name(event["trial"])[1:]))
+            self.lost.add(int(trial_name(event["trial"])[1:]))
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
         self.updated = event["time"]
 
     def _apply_to_trial(self, trial: TrialRecord, kind: str, event: Event) -> None:
         if kind == "evaluation":
-            metrics = {name: _number(value) for name, value in _of(dict, event["metrics"]).items()}
-            step, loss = _of(int, metrics["step"]), metrics["val_loss"]
+            metrics = {
+                name: finite(value) for name, value in of_kind(dict, event["metrics"]).items()
+            }
+            step, loss = of_kind(int, metrics["step"]), metrics["val_loss"]
             self.steps += step - trial.step
             trial.evaluations.append(metrics)
             if loss < trial.best_val_loss:
                 trial.best = metrics
                 self._rank(trial)
         elif kind == "checkpoint":
-            step, loss = _of(int, event["step"]), _number(event["val_loss"])
-            saved = SavedCheckpoint(step, loss, _of(str, event["path"]))
+            step, loss = of_kind(int, event["step"]), finite(event["val_loss"])
+            saved = SavedCheckpoint(step, loss, of_kind(str, event["path"]))
             trial.checkpoints.append(saved)
             self.holding[trial.name] = trial
         elif kind == "trial_restarted":
@@ -214,8 +217,8 @@ class SweepRecord:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
             self.ended += trial.outcome is None
             trial.outcome, trial.ended = event["outcome"], event["time"]
-            trial.rung = None if event["rung"] is None else _of(int, event["rung"])
-            trial.reason = None if event["reason"] is None else _of(str, event["reason"])
+            trial.rung = None if event["rung"] is None else of_kind(int, event["rung"])
+            trial.reason = None if event["reason"] is None else of_kind(str, event["reason"])
 
     @property
     def ranked(self) -> list[TrialRecord]:
@@ -248,7 +251,7 @@ class SweepRecord:
         return len(self.trials) >= self.num_samples and not self.unfinished
 
     @property
-    def end(self) -> str:
+    def end(self) -> End:
         """How the sweep ended, in a word: complete, interrupted, stopped or paused."""
         if self.sessions and self.complete:
             return "complete"
@@ -260,40 +263,16 @@ class SweepRecord:
         return {name: found[name] for name in ("running", *OUTCOMES) if name in found}
 
 
-T = TypeVar("T")
-
-
-def _of(kind: type[T], value: Any) -> T:
-    if type(value) is not kind:
-        raise TypeError(f"{value!r} is no {kind.__name__}")
-    return value
-
-
 def _ended_by(value: Any) -> EndedBy | None:
     if value is not None and value not in get_args(EndedBy):
         raise ValueError(f"unknown end {value!r}")
     return cast("EndedBy | None", value)
 
 
-def _trial_name(value: Any) -> str:
-    if not re.fullmatch(r"t\d+", _of(str, value), re.ASCII):
-        raise ValueError(f"{value!r} is no trial's name")
-    return str(value)
-
-
 def _planned(facts: dict[str, Any]) -> PlannedCost:
-    def number(name: str) -> float | None:
-        return None if facts[name] is None else _number(facts[name])
-
     return PlannedCost(
-        seconds=number("seconds"),
-        steps=_number(facts["steps"]),
-        disk_bytes=_of(int, facts["disk_bytes"]),
-        standard_error=number("standard_error"),
+        seconds=finite_or_none(facts["seconds"]),
+        steps=finite(facts["steps"]),
+        disk_bytes=of_kind(int, facts["disk_bytes"]),
+        standard_error=finite_or_none(facts["standard_error"]),
     )
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise TypeError(f"{value!r} is no finite number")
-    return value

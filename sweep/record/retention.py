@@ -34,6 +34,14 @@ def to_resume_from(trial: TrialRecord) -> list[SavedCheckpoint]:
     return sorted(set(kept(trial, among_the_best=True)), key=lambda c: c.step, reverse=True)
 
 
+def needed(record: SweepRecord, keep_trials: int) -> dict[str, list[SavedCheckpoint]]:
+    """Return the checkpoints that must stay, by trial; `keep_trials` ended trials keep theirs."""
+    holding = list(record.holding.values())
+    ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
+    best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
+    return {trial.name: kept(trial, trial.name in best) for trial in holding}
+
+
 def prune(store: Store, record: SweepRecord, keep_trials: int) -> None:
     """Remove the checkpoints that need not stay; `keep_trials` ended trials keep theirs.
 
@@ -51,8 +59,8 @@ def collect(store: Store, record: SweepRecord, keep_trials: int) -> int:
     yet.
     """
     _forgotten(record, keep_trials)
-    needed = {c.path for trial in record.holding.values() for c in trial.checkpoints}
-    orphans = [name for name in store.names() if name not in needed]
+    named = {c.path for trial in record.holding.values() for c in trial.checkpoints}
+    orphans = [name for name in store.names() if name not in named]
     for name in orphans:
         store.delete(name)
     return len(orphans)
@@ -61,11 +69,9 @@ def collect(store: Store, record: SweepRecord, keep_trials: int) -> int:
 def _forgotten(record: SweepRecord, keep_trials: int) -> list[str]:
     """Take the checkpoints that need not stay out of the record in memory; return their names."""
     names = []
-    holding = list(record.holding.values())
-    ended = [trial for trial in holding if trial.outcome in ("finished", "stopped")]
-    best = {t.name for t in heapq.nsmallest(keep_trials, ended, key=lambda t: t.sort_key)}
-    for trial in holding:
-        keep = {c.path for c in kept(trial, trial.name in best)}
+    stay = needed(record, keep_trials)
+    for trial in list(record.holding.values()):
+        keep = {c.path for c in stay[trial.name]}
         names += [c.path for c in trial.checkpoints if c.path not in keep]
         trial.checkpoints = [c for c in trial.checkpoints if c.path in keep]
         if not trial.checkpoints:

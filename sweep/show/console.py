@@ -7,6 +7,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.text import Text
 
+from trainable.common.output import Output
+
 PLAIN_WIDTH = 110
 """Columns of output that does not go to a terminal."""
 
@@ -47,9 +49,16 @@ class LastingOutput:
         os.close(nowhere)
 
 
-def open_console() -> Console:
-    """Return a console as wide as the terminal; elsewhere of a fixed width."""
-    file: Any = None if sys.stdout is None else LastingOutput(sys.stdout)
+def open_console(output: Output | None = None) -> Console:
+    """Return a console as wide as the terminal; elsewhere of a fixed width.
+
+    Args:
+        output: where a command prints; by default for a person, to standard output.
+    """
+    if output and output.quiet:
+        return Console(quiet=True, force_terminal=False)
+    stream = sys.stderr if output and output.json else sys.stdout
+    file: Any = None if stream is None else LastingOutput(stream)
     console = Console(file=file)
     return console if console.is_terminal else Console(file=file, width=PLAIN_WIDTH)
 

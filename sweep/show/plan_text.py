@@ -1,6 +1,7 @@
 """A plan in words, as it is printed before the trials run."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from rich.console import Console
 
@@ -15,7 +16,9 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
 from sweep.plan.probe import expected_seconds, speeds_of_ends
 from sweep.show.commands import shown_path
-from sweep.show.console import say
+from sweep.show.console import open_console, say
+from sweep.show.plan_document import plan_document
+from trainable.common.output import Output
 from trainable.data.batches import TokenDataset
 
 
@@ -104,6 +107,27 @@ def show_plan(
     config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, console: Console
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
+    seconds, lines = _probed(config, dataset, plan, place)
+    for line in lines:
+        say(console, line)
+    return seconds
+
+
+def tell_plan(
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, output: Output
+) -> None:
+    """Print the plan as a command's result."""
+    seconds, lines = _probed(config, dataset, plan, place)
+    if output.is_for_people:
+        for line in lines:
+            say(open_console(output), line)
+    document = partial(plan_document, config, plan, place.concurrent, seconds)
+    output.result("\n".join(lines), document)
+
+
+def _probed(
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place
+) -> tuple[float | None, list[str]]:
     ends = place.there(speeds_of_ends, config, dataset, plan.eval_windows)
     concurrent = place.concurrent
     seconds = expected_seconds(config, plan, ends, concurrent) if ends else None
@@ -112,6 +136,4 @@ def show_plan(
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    for line in plan_lines(config, plan, described, concurrent, seconds, probed):
-        say(console, line)
-    return seconds
+    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed)

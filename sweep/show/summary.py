@@ -7,13 +7,16 @@ from rich.console import Console
 from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, params_text
-from sweep.config.sweep import SweepConfig
 from sweep.control.orders import Want
+from sweep.record.folder import SweepFile
 from sweep.record.results import ENDS, SweepRecord
+from sweep.record.state import state_of
 from sweep.show.commands import next_commands
 from sweep.show.console import say
+from sweep.show.documents import sweep_document
 from sweep.show.tables import best_by_size, leaderboard
 from sweep.tracking.store import is_server, tracking_uri
+from trainable.common.output import Output
 
 
 def interrupted_text(
@@ -44,21 +47,17 @@ def ray_died_text(name: str, what: str) -> str:
 
 
 def show_summary(
-    folder: Path,
-    config: SweepConfig,
-    record: SweepRecord,
-    pages: tuple[str, str] | None,
-    console: Console,
+    folder: Path, study: Study, pages: tuple[str, str] | None, console: Console
 ) -> None:
     """Print how a sweep ended, its leaderboard, and what can be done with it.
 
     Args:
         folder: the sweep's.
-        config: its settings.
-        record: what happened in it.
+        study: what its record says.
         pages: addresses of its trials and its charts in MLflow; None: it is not recorded there.
         console: where to.
     """
+    config, record = study.config, study.record
     share = record.steps / (len(record.trials) * config.trial.train.steps)
     say(
         console,
@@ -66,20 +65,15 @@ def show_summary(
         f"{share:.0%} of the steps that full trials would take\n",
     )
     console.print(leaderboard(config, record))
-    study = Study(config, record)
     by_size = best_by_size(study)
     if by_size:
         say(console, "\nbest learning rate for each model size, fitted to all learning curves")
         console.print(by_size)
     say_findings(console, study)
-    best = record.best
-    if best is None:
-        say(console, "no trial has a usable loss; see the reasons above")
+    if record.best is None:
+        say(console, f"{best_text(record)}; see the reasons above")
         return
-    say(
-        console,
-        f"\nbest: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}\n",
-    )
+    say(console, f"\n{best_text(record)}\n")
     say(console, "next")
     commands = next_commands(folder.name, config.num_samples)
     lines = [commands[key] for key in ("best", "generate", "extend")]
@@ -102,3 +96,28 @@ def say_findings(console: Console, study: Study) -> None:
         say(console, "\nfindings")
     for finding in found:
         say(console, f"  - {finding.text}")
+
+
+def tell_result(folder: Path, sweep: SweepFile, study: Study, output: Output) -> None:
+    """Print a sweep as JSON, or in one line if the command is quiet."""
+    state = state_of(folder, study.record)
+    output.result(
+        f"{state_text(folder, study.record)}; {best_text(study.record)}",
+        lambda: sweep_document(folder, sweep, study, state),
+    )
+
+
+def state_text(folder: Path, record: SweepRecord) -> str:
+    """Return how far a sweep is, in one line."""
+    return (
+        f"{folder.name}: {state_of(folder, record)}; {counts_text(record) or 'no trials'} of "
+        f"{record.num_samples}; {duration(record.seconds)} in {record.sessions} session(s)"
+    )
+
+
+def best_text(record: SweepRecord) -> str:
+    """Return the best trial with its settings and its loss."""
+    best = record.best
+    if best is None:
+        return "no trial has a usable loss"
+    return f"best: {best.name} {params_text(best.params)}, val_loss {best.best_val_loss:.4f}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, cast, get_origin
 from pydantic import BaseModel
 
 from trainable.common.errors import ConfigError
+from trainable.common.output import Output
 from trainable.config.explain import T, validate
 
 
@@ -87,3 +88,9 @@ def pop_option(argv: Sequence[str], name: str) -> tuple[str | None, list[str]]:
     if len(found) > 1:
         raise ConfigError(f"{name}: given {len(found)} times; give it once")
     return (found[0] if found else None), rest
+
+
+def pop_output(argv: Sequence[str]) -> tuple[Output, list[str]]:
+    """Return where to print, by `--json` and `--quiet`, and the other arguments."""
+    output = Output(json="--json" in argv, quiet="--quiet" in argv)
+    return output, [word for word in argv if word not in ("--json", "--quiet")]
