@@ -49,6 +49,7 @@ function draw(picture) {
   const plot = document.getElementById(picture.key);
   if (!plot || plot.drawn) return;
   plot.drawn = true;
+  if (picture.layout.height) plot.style.height = `${picture.layout.height}px`;
   const name = `${document.title.replace(/[^\w.-]+/g, "-")}-${picture.key}`;
   Plotly.newPlot(plot, picture.traces, painted(structuredClone(picture.layout)), {
     displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
@@ -87,7 +88,8 @@ function legend(bar, plot, traces) {
     if (!shown) continue;
     const button = made("button", undefined, { "aria-pressed": "true", title: "show or hide" });
     const marker = shown.marker || {};
-    const glyph = shown.mode.includes("markers") ? GLYPHS[marker.symbol || "circle"] || "●" : "━";
+    const line = shown.mode && !shown.mode.includes("markers");
+    const glyph = line ? "━" : GLYPHS[marker.symbol || (shown.type === "bar" ? "square" : "circle")];
     const sign = made("span", `${glyph} `, { "aria-hidden": "true" });
     sign.style.color = typeof marker.color === "string" ? marker.color : (shown.line || {}).color;
     button.append(sign, shown.name);

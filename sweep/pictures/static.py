@@ -42,7 +42,7 @@ def svg(picture: Picture) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 4.2))
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((0.09, 0.12, 0.72, 0.79))
+        axes = figure.add_axes((0.115, 0.12, 0.69, 0.79))
         axes.set_axisbelow(True)
         _lay_out(axes, picture.layout)
         named: set[str] = set()
@@ -53,7 +53,7 @@ def svg(picture: Picture) -> bytes:
             _draw(axes, trace, trace["name"] if told else None)
         axes.set_title(picture.title, loc="left", fontsize=11)
         if named:
-            figure.legend(loc="upper right", frameon=False, fontsize=8)
+            figure.legend(loc="upper left", bbox_to_anchor=(0.81, 0.93), frameon=False, fontsize=8)
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

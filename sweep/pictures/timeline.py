@@ -29,7 +29,7 @@ def timeline(facts: Facts) -> Picture:
         "barmode": "overlay",
         "xaxis": {"title": {"text": "seconds since the first trial began"}},
         "yaxis": {"categoryorder": "array", "categoryarray": workers[::-1], "type": "category"},
-        "height": min(900, 140 + 46 * len(workers)),
+        "height": min(900, 130 + 70 * len(workers)),
         "annotations": _names(spans, began),
     }
     note = (
@@ -70,7 +70,7 @@ def _bars(doing: str, spans: Sequence[Span], began: float) -> Trace:
         "marker": {
             "color": colour,
             "line": {"width": 0},
-            "pattern": {"shape": pattern, "fgcolor": "#fff", "size": 5, "solidity": 0.25},
+            "pattern": {"shape": pattern, "fgcolor": "#fff", "size": 5, "fillmode": "overlay"},
         },
     }
 
@@ -85,7 +85,7 @@ def _names(spans: Sequence[Span], began: float) -> list[dict[str, object]]:
     return [
         {
             **{"x": span.begin - began, "y": span.worker, "text": span.trial, "showarrow": False},
-            **{"xanchor": "left", "yshift": 20, "font": {"size": 9}, "textangle": -30},
+            **{"xanchor": "left", "yshift": 24, "font": {"size": 9}, "textangle": -30},
         }
         for span in first.values()
     ]

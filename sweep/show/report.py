@@ -11,13 +11,11 @@ from sweep.pictures.page import page
 from sweep.pictures.picture import Picture
 from sweep.pictures.static import svg
 from sweep.pictures.table import Commands, TrialTable
-from sweep.record.folder import REPORT_FILE
+from sweep.record.folder import PICTURES_FOLDER, REPORT_FILE
 from sweep.record.results import TrialRecord
 from sweep.show.commands import command, setting_flags, shown_path
 from sweep.show.report_words import answer, origin, plan_and_fact
 from trainable.common.files import write_atomic
-
-PICTURES_FOLDER = "pictures"
 
 
 def write_report(folder: Path) -> Path:
