@@ -14,14 +14,22 @@ from sweep.record.folder import find_sweep
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say
 from trainable.common.command import run_command
+from trainable.common.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Write a sweep's report: one HTML file with its pictures, its findings and all its trials."""
+    """Write a sweep's report: one HTML file with its pictures, its findings and all its trials.
 
-    name: tyro.conf.Positional[str]
-    """Name of the sweep, or its folder."""
+    Of several sweeps it writes one that compares them.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]]
+    """Names of sweeps, or their folders."""
+    watch: bool = False
+    """Write it again whenever the sweep's record grew, until the sweep ends; for one sweep."""
+    every: float = 10.0
+    """With --watch: seconds between two looks, at least 1."""
     optuna: str | None = None
     """Instead of the report, write the sweep as an Optuna study to this SQLite file, for
     `optuna-dashboard sqlite:///FILE`; other studies in it stay."""
@@ -31,18 +39,34 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="report.py")
     console = open_console()
-    folder = find_sweep(arguments.name)
+    if not arguments.names:
+        raise ConfigError("report.py: name a sweep, as in `report.py sweep-001`")
+    single = [f"--{name}" for name in ("watch", "optuna") if getattr(arguments, name)]
+    if single and len(arguments.names) > 1:
+        raise ConfigError(f"{single[0]}: of one sweep, not of {len(arguments.names)}; leave one")
+    if arguments.every < 1:
+        raise ConfigError(f"--every {arguments.every:g}: at least 1 second")
+    folders = [find_sweep(name) for name in arguments.names]
     if arguments.optuna is not None:
         from sweep.doors.loaded import load_sweep
 
         path = Path(arguments.optuna).expanduser().resolve()
-        load_sweep(folder).write_optuna_study(path)
+        load_sweep(folders[0]).write_optuna_study(path)
         shown = shlex.quote(f"sqlite:///{shown_path(path)}")
-        say(console, f"study {folder.name} written; look at it with\n  optuna-dashboard {shown}")
+        name = folders[0].name
+        say(console, f"study {name} written; look at it with\n  optuna-dashboard {shown}")
         return 0
-    from sweep.show.report import write_report  # scipy takes a while to import: not for --help
+    # scipy takes a while to import: not for --help
+    from sweep.show.comparison import write_comparison
+    from sweep.show.report import watch_report, write_report
 
-    say(console, shown_path(write_report(folder)))
+    if arguments.watch:
+        written = watch_report(folders[0], arguments.every)
+    elif len(folders) > 1:
+        written = write_comparison(folders)
+    else:
+        written = write_report(folders[0])
+    say(console, shown_path(written))
     return 0
 
 

@@ -6,15 +6,28 @@ import json
 import re
 import shlex
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_samples import ended, new_sweep, run_of, session, write_events
+from live_sweeps import wait_for
+from sweep_samples import (
+    TRIAL,
+    ended,
+    new_sweep,
+    run_of,
+    session,
+    sweep_config,
+    write_events,
+)
 
+from sweep.record.folder import results_folder
+from sweep.record.lock import locked
 from sweep.report import main as report
 from sweep.show.commands import setting_flags
-from sweep.show.report import write_report
+from sweep.show.report import watch_report, write_report
+from trainable.common.errors import ConfigError
 from trainable.common.paths import config_file
 from trainable.config.explain import validate
 from trainable.config.flags import parse_flags
@@ -137,3 +150,63 @@ def test_the_settings_of_a_trial_come_back_from_its_flags() -> None:
     words += [searched["model.d_model"], str(wanted.model.d_model)]
     default = validate(TrialConfig, read_yaml(config_file("trial.yaml")), "trial.yaml")
     assert parse_flags(TrialConfig, default, words, "local.py", "") == wanted
+
+
+def test_sweeps_are_compared_and_what_differs_is_listed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, seed, loss in (("first", 0, 2.0), ("second", 7, 1.9)):
+        folder, _ = new_sweep(name, sweep_config(seed=seed))
+        losses = {0: 5.0, 10: 3.0, 80: loss}
+        trials = [run_of(f"t{n}", losses, "finished", lr=1e-3 * (n + 1)) for n in range(3)]
+        write_events(folder, session(), *trials)
+    assert report(["first", "second"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.name == "report-first-second.html"
+    html = path.read_text()
+    assert "The lowest loss, 1.9000, is that of second" in html
+    assert "0.1000 nats below first" in html
+    assert re.search(r'<th scope="row">seed</th><td>0</td><td>7</td>', html)
+    assert "num_samples" not in html, "alike in both"
+    assert "not to be compared" not in html
+    curves, valleys = data_of(html)["pictures"]
+    assert [trace["name"] for trace in curves["traces"]] == ["first", "second"]
+    assert curves["traces"][1]["y"] == [3.0, 1.9]
+    assert {trace["legendgroup"] for trace in valleys["traces"]} == {"first", "second"}
+
+
+def test_losses_on_other_budgets_are_not_called_comparable() -> None:
+    for name, steps in (("short", 80), ("long", 160)):
+        trial = {**TRIAL, "train": {**TRIAL["train"], "steps": steps}}
+        new_sweep(name, sweep_config(trial=trial))
+    assert report(["short", "long"]) == 0
+    html = (results_folder() / "report-short-long.html").read_text()
+    assert "not to be compared: the sweeps differ in trial.train.steps" in html
+
+
+def test_a_watched_report_follows_the_record_until_the_session_ends() -> None:
+    folder = sample()
+    path = folder / "report.html"
+    with ThreadPoolExecutor(1) as threads:
+        with locked(folder):
+            watching = threads.submit(watch_report, folder, 0.05)
+            wait_for(path.exists, seconds=30)
+            before = path.stat().st_mtime_ns
+            write_events(folder, run_of("t777", {0: 5.0, 80: 1.5}, "finished"))
+            wait_for(lambda: path.stat().st_mtime_ns > before, seconds=30)
+            assert not watching.done()
+        assert watching.result(timeout=30) == path
+    assert "Best: t777" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "name a sweep"),
+        (["a", "b", "--watch"], "--watch"),
+        (["a", "--every", "0"], "--every 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(words: list[str], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        report(words)

@@ -1,6 +1,7 @@
 """A sweep's report, written from what lies in its folder."""
 
 import shlex
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from sweep.pictures.page import page
 from sweep.pictures.picture import Picture
 from sweep.pictures.static import svg
 from sweep.pictures.table import Commands, TrialTable
+from sweep.record.events import EVENTS_FILE
 from sweep.record.folder import PICTURES_FOLDER, REPORT_FILE
+from sweep.record.lock import is_running
 from sweep.record.results import TrialRecord
 from sweep.show.commands import command, setting_flags, shown_path
 from sweep.show.report_words import answer, origin, plan_and_fact
@@ -39,6 +42,28 @@ def write_report(folder: Path) -> Path:
     _write_pictures(folder / PICTURES_FOLDER, pictures)
     write_atomic(path, text.encode())
     return path
+
+
+def watch_report(folder: Path, every: float) -> Path:
+    """Write the report again when the record grew, until no session runs; return its path.
+
+    Args:
+        folder: the sweep's.
+        every: seconds between two looks.
+
+    Raises:
+        SweepError, OSError: as for write_report.
+    """
+    seen = -1
+    while True:
+        running = is_running(folder)  # asked first: what it wrote last is then read
+        events = folder / EVENTS_FILE
+        size = events.stat().st_size if events.exists() else 0
+        if size != seen:
+            path, seen = write_report(folder), size
+        if not running:
+            return path
+        time.sleep(every)
 
 
 def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
