@@ -8,8 +8,9 @@ from importlib import metadata
 from pathlib import Path
 
 from sweep.record.identity import code_digest
-from trainable.common.errors import DataError, first_line
+from trainable.common.errors import DataError, StorageError, first_line
 from trainable.config.trial import TrialConfig
+from trainable.storage.address import is_remote, open_store
 
 LIBRARIES = ("torch", "numpy", "ray")
 """Whose versions decide a trial's numbers."""
@@ -47,7 +48,7 @@ def own_facts(dataset: str, ails: str | None = None) -> Facts:
     return Facts(alike | versions, *_processor(), ails)
 
 
-def probe_node(trial: TrialConfig, storage: Path, mark: str) -> Facts:
+def probe_node(trial: TrialConfig, storage: str, mark: str) -> Facts:
     """Find the facts of the node that this is run on.
 
     Args:
@@ -76,22 +77,32 @@ def _processor() -> tuple[str, bool]:
 
 
 @contextlib.contextmanager
-def marked(storage: Path) -> Iterator[str]:
+def marked(storage: str) -> Iterator[str]:
     """Leave a file in a folder for a while: who finds it sees the same folder."""
     mark = f".nodes-{secrets.token_hex(8)}"
-    storage.mkdir(parents=True, exist_ok=True)
-    (storage / mark).write_text(mark)
+    if is_remote(storage):  # an address means the same everywhere
+        yield mark
+        return
+    folder = Path(storage)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / mark).write_text(mark)
     try:
         yield mark
     finally:
-        (storage / mark).unlink(missing_ok=True)
+        (folder / mark).unlink(missing_ok=True)
 
 
-def _trouble_with(storage: Path, mark: str) -> str | None:
-    """Return why a folder is not the driver's, or cannot be written; None if nothing is wrong."""
-    answer = storage / f"{mark}-{secrets.token_hex(8)}"
+def _trouble_with(storage: str, mark: str) -> str | None:
+    """Return why it is not the driver's, or cannot be written; None if nothing is wrong."""
+    if is_remote(storage):
+        try:
+            open_store(storage).require_usable()
+        except StorageError as error:
+            return str(error)
+        return None
+    answer = Path(storage) / f"{mark}-{secrets.token_hex(8)}"
     try:
-        if (storage / mark).read_text() != mark:
+        if (Path(storage) / mark).read_text() != mark:
             return f"{storage} is not the driver's folder"
         try:
             answer.write_text(mark)

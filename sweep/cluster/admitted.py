@@ -1,6 +1,5 @@
 """The nodes of a joined cluster that trials run on: those that are like the driver."""
 
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -27,7 +26,7 @@ class AdmittedNodes:
         mark: name of a file that the driver wrote there.
     """
 
-    def __init__(self, config: SweepConfig, driver: Facts, storage: Path, mark: str) -> None:
+    def __init__(self, config: SweepConfig, driver: Facts, storage: str, mark: str) -> None:
         self.bf16: set[bool] = set()
         """What the admitted processors say of bf16: unlike ones say both."""
         self._config = config

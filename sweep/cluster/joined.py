@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -29,6 +28,7 @@ from sweep.plan.probe import settled
 from trainable.common.errors import UserError, first_line
 from trainable.common.paths import PACKAGE_PARENT, project_folder
 from trainable.data.batches import TokenDataset, open_dataset
+from trainable.storage.s3 import WHERE
 
 T = TypeVar("T")
 
@@ -70,7 +70,8 @@ def joined_cluster(config: SweepConfig, address: str) -> Iterator["Cluster"]:
 
 def _runtime_env() -> dict[str, Any]:
     """Return what goes along to each node: our code, and the variables that it reads."""
-    sent = ("OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR")
+    # Not the keys of S3: Ray writes these variables to its logs. They are in each node's own.
+    sent = ("OMP_NUM_THREADS", "TORCHINDUCTOR_CACHE_DIR", *WHERE)
     return {
         "py_modules": [str(PACKAGE_PARENT / name) for name in ("trainable", "sweep")],
         "env_vars": {
@@ -116,7 +117,7 @@ class Cluster:
         """How many trials run at once, as far as is known."""
         return self.nodes.room
 
-    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+    def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Compare every node with the driver.
 
         Args:

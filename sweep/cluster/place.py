@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sweep.cluster import ray_patches
@@ -40,7 +39,7 @@ class Place(Protocol):
     tell: Callable[[str], None]
     """Takes a line for people, while the trials run."""
 
-    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+    def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Refuse a place whose trials could not be compared, or not saved in `storage`."""
 
     def there(
@@ -81,7 +80,7 @@ class ThisMachine:
         self.concurrent = self.workers_here = concurrency(config, self._machine)
         self.tell: Callable[[str], None] = lambda _: None
 
-    def admit(self, dataset: TokenDataset, storage: Path) -> None:
+    def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Do nothing: this machine is like itself."""
 
     def there(

@@ -15,16 +15,18 @@ from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
 from sweep.engine.failures import room_for
 from sweep.plan.plan import make_plan
-from sweep.record.folder import SweepFile, results_folder
+from sweep.record.folder import SweepFile
 from sweep.record.identity import code_digest, library_versions
 from sweep.record.lock import locked, require_private
 from sweep.record.results import SweepRecord
+from sweep.record.storage import base_of, store_of
 from sweep.show.console import open_console, say
 from sweep.show.plan_text import tell_plan
 from sweep.show.summary import tell_result
 from sweep.tracking.delivery import require_same_store
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.storage.address import open_store, resolved
 
 MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
 """Settings that a resume may change; others would make the trials incomparable."""
@@ -49,6 +51,11 @@ def resume_sweep(
         ConfigError, DataError, SweepError: config, data or code are not those it began with.
     """
     require_private(folder)
+    if config.storage is not None:
+        open_store(resolved(config.storage)).require_usable()
+        store = store_of(folder)
+        if store.disk() is not None:
+            require_private(folder, Path(store.address("")))
     if config.tracking.enabled:
         require_same_store(folder)
     _require_comparable(stored, config)
@@ -91,7 +98,7 @@ def _resume(
                 settle(folder, stored)  # the driver may have been killed just before its end
         tell_result(folder, stored, Study(stored.config, record), output)
         return 0
-    place.admit(dataset, results_folder())
+    place.admit(dataset, base_of(config))
     # Refused now, if it does not fit there.
     plan = place.there(make_plan, config, dataset, place.concurrent)
     if dry_run:

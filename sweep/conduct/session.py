@@ -36,7 +36,7 @@ from sweep.tracking.runs import MlflowRuns
 from sweep.tracking.system import require_psutil
 from sweep.tracking.tracker import Tracker
 from sweep.tracking.view import page_addresses
-from trainable.common.errors import first_line
+from trainable.common.errors import StorageError, first_line
 from trainable.common.output import Output
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import ensure_default
@@ -210,7 +210,10 @@ class Session:
 
     def _collect(self) -> None:
         """Remove checkpoints that nobody needs, while no worker of the sweep runs."""
-        collect(self._store, self._record, self._sweep.config.keep_checkpoints)
+        try:
+            collect(self._store, self._record, self._sweep.config.keep_checkpoints)
+        except StorageError as error:
+            say(self._console, f"{error}; what nobody needs is removed by the next session")
 
     def _close(self) -> None:
         """Close the record, and let MLflow have the rest of it."""

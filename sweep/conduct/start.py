@@ -25,6 +25,7 @@ from sweep.record.folder import (
 )
 from sweep.record.identity import new_identity
 from sweep.record.results import SweepRecord
+from sweep.record.storage import base_of
 from sweep.show.console import open_console
 from sweep.show.plan_text import tell_plan
 from trainable.common.errors import UserError
@@ -33,6 +34,7 @@ from trainable.common.paths import in_project
 from trainable.data.batches import TokenDataset, open_dataset
 from trainable.data.build import default_is_missing, prepare
 from trainable.data.corpus import StandardLibrary
+from trainable.storage.address import open_store, resolved
 
 ROOM_FOR_RECORDS = 20 * 2**20
 """Bytes of disk for the sweep's record and MLflow's store."""
@@ -62,17 +64,20 @@ def start_sweep(
     """
     output = output or Output()
     console = open_console(output)
+    if config.storage is not None:
+        open_store(resolved(config.storage)).require_usable()
+    storage = base_of(config)
     with open_place(config, ray_address) as place:
         if dry_run:
             with _data_to_plan_with(config, console, verify_data) as dataset:
-                place.admit(dataset, results_folder())
+                place.admit(dataset, storage)
                 plan = place.there(make_plan, config, dataset, place.concurrent)
                 tell_plan(place.settled(config, dataset), dataset, plan, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
-        place.admit(dataset, results_folder())
+        place.admit(dataset, storage)
         plan = place.there(make_plan, config, dataset, place.concurrent)
-        _require_room(plan)
+        _require_room(plan, storage)
         folder, sweep = _create(config, dataset.digest)
         try:
             return run_session(folder, sweep, place, dataset, plan, output, begun)
@@ -113,12 +118,19 @@ def _create(config: SweepConfig, dataset_digest: str) -> tuple[Path, SweepFile]:
                 raise  # else another sweep, started together with this one, was faster
 
 
-def _require_room(plan: Plan) -> None:
-    """Refuse a sweep whose checkpoints would not fit on the disk."""
-    results = results_folder().resolve()  # may be a link, or another disk
-    place = next(folder for folder in (results, *results.parents) if folder.exists())
+def _require_room(plan: Plan, storage: str) -> None:
+    """Refuse a sweep that would not fit on its disks."""
+    needed = {results_folder().resolve(): ROOM_FOR_RECORDS}  # may be a link, or another disk
+    disk = open_store(storage).disk()
+    if disk is not None:
+        needed[disk.resolve()] = needed.get(disk.resolve(), 0) + plan.disk_bytes
+    for place, size in needed.items():
+        _require_free(place, size)
+
+
+def _require_free(place: Path, needed: int) -> None:
+    place = next(folder for folder in (place, *place.parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    needed = plan.disk_bytes + ROOM_FOR_RECORDS
     if free < needed:
         raise SweepError(
             f"disk: {free / 2**20:,.0f} MiB free in {place}, the sweep may need "

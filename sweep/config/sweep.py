@@ -9,6 +9,7 @@ from sweep.config.space import Domain, check_space, refused
 from trainable.common.errors import ConfigError
 from trainable.config.section import Section
 from trainable.config.trial import TrialConfig
+from trainable.storage.address import require_address
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -74,6 +75,9 @@ class SweepConfig(Section):
     """Times a trial whose worker died or raised is tried again from its last checkpoint."""
     keep_checkpoints: int = Field(default=5, ge=1, le=10**6)
     """Ended trials that keep their best checkpoint: the best of the sweep."""
+    storage: str | None = None
+    """Where checkpoints go: a folder that all nodes see (a relative one starts at the project
+    folder), or s3://BUCKET/PREFIX, with keys and endpoint in AWS_*; unset: results/NAME."""
     search: SearchConfig = SearchConfig()
     asha: AshaConfig = AshaConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -108,6 +112,8 @@ class SweepConfig(Section):
     def _rules(self) -> Self:
         if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
             raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
+        if self.storage is not None:
+            require_address(self.storage)
         if not self.space:
             raise ValueError(
                 "space: empty, so there is nothing to search; name a field, e.g. "

@@ -50,11 +50,16 @@ FULL_BYTES = 2**20
 """A disk with less room than this counts as full."""
 
 
-def disk_full_error(folder: Path) -> SweepError:
-    """Return what to say when there is no room for a sweep's files."""
-    free = shutil.disk_usage(folder).free
+def disk_full_error(folder: Path, disk: Path | None = None) -> SweepError:
+    """Return what to say when there is no room for a sweep's files.
+
+    Args:
+        folder: the sweep's.
+        disk: where its checkpoints lie, if that may be another one.
+    """
+    free, place = min((shutil.disk_usage(place).free, place) for place in (folder, disk or folder))
     return SweepError(
-        f"sweep {folder.name}: the disk is full ({free / 2**20:,.0f} MiB free in {folder}); what "
+        f"sweep {folder.name}: the disk is full ({free / 2**20:,.0f} MiB free in {place}); what "
         "was saved is whole: make room and go on with "
         f"`python sweep/run.py --resume {folder.name}`"
     )

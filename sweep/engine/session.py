@@ -33,7 +33,8 @@ def run_trials(
 ) -> None:
     """Run the trials that are still to do, until the last has ended or a signal stops them.
 
-    `record` and `log` take in all that happens. Ray must have been started.
+    `record` and `log` take in all that happens; checkpoints go to `store`. Ray must have been
+    started.
 
     Raises:
         SweepError: the disk is full, or the record cannot be written.
@@ -77,12 +78,14 @@ def run_trials(
             raise recorder.error
     except Exception as error:
         if recorder.disk_full or _is_full(folder):
-            raise disk_full_error(folder) from error
+            raise disk_full_error(folder, store.disk()) from error
         if isinstance(recorder.error, OSError):
             raise unwritable_error(folder, recorder.error) from error
         raise
+    finally:
+        store.settle()
     if recorder.disk_full:
-        raise disk_full_error(folder)
+        raise disk_full_error(folder, store.disk())
 
 
 def _is_full(folder: Path) -> bool:

@@ -54,16 +54,20 @@ def _get(descriptor: int, kind: int) -> bool:
     return True
 
 
-def require_private(folder: Path) -> None:
+def require_private(folder: Path, place: Path | None = None) -> None:
     """Refuse to go on with a sweep that somebody else could have changed.
 
     A resume trusts this folder's JSON for what to run and its verified checkpoints; it loads no
     pickle.
 
+    Args:
+        folder: the sweep's.
+        place: what is looked at, if that is another folder.
+
     Raises:
         SweepError: it, or anything in it, belongs to another user or can be written by others.
     """
-    for path in _all_below(folder):
+    for path in _all_below(place or folder):
         try:
             status = path.stat()
         except OSError:
@@ -72,7 +76,7 @@ def require_private(folder: Path) -> None:
             raise SweepError(
                 f"--resume {folder.name}: {path} belongs to user {status.st_uid} with mode "
                 f"{status.st_mode & 0o777:o}; it must be yours alone to write: "
-                f"chown it, or `chmod -R go-w {folder}`"
+                f"chown it, or `chmod -R go-w {place or folder}`"
             )
 
 

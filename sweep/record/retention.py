@@ -63,6 +63,7 @@ def collect(store: Store, record: SweepRecord, keep_trials: int) -> int:
     orphans = [name for name in store.names() if name not in named]
     for name in orphans:
         store.delete(name)
+    store.settle()
     return len(orphans)
 
 

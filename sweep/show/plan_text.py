@@ -62,7 +62,7 @@ def plan_lines(
         f"computed  in {train.computed_in}",
         f"memory    {_memory_text(plan, concurrent)}",
         f"time      {_time_text(seconds, probed)}; checkpoints up to "
-        f"{plan.disk_bytes / 2**20:,.0f} MiB",
+        f"{plan.disk_bytes / 2**20:,.0f} MiB" + (f" in {config.storage}" if config.storage else ""),
     ]
 
 

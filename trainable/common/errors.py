@@ -17,6 +17,10 @@ class CheckpointError(UserError):
     """A checkpoint is damaged, incomplete or of another model."""
 
 
+class StorageError(UserError):
+    """The place for checkpoints cannot be reached or used."""
+
+
 class DamagedCheckpointError(CheckpointError):
     """A checkpoint is not whole: an older one may be."""
 

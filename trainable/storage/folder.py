@@ -1,10 +1,13 @@
 """Checkpoints in a folder: of this machine, or one that all nodes of a cluster see."""
 
 import contextlib
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainable.common.errors import StorageError
 from trainable.common.files import fsync_folder, fsync_tree
 from trainable.storage.store import is_name
 
@@ -63,6 +66,31 @@ class FolderStore:
         if is_name(name):
             with contextlib.suppress(OSError):  # another checkpoint is there
                 folder.parent.rmdir()
+
+    def settle(self) -> None:
+        """Do nothing: delete has ended when it returns."""
+
+    def disk(self) -> Path | None:
+        """Return the folder, or the one that it will be made in."""
+        return self.root if self.root.exists() else self.root.parent
+
+    def require_usable(self) -> None:
+        """Write, sync and remove a small file.
+
+        Raises:
+            StorageError: it is no folder, or cannot be written.
+        """
+        if not self.root.is_dir():
+            raise StorageError(f"storage {self.root}: no such folder; make it, or mount its disk")
+        try:
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                file.write(b"probe")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"storage {self.root}: {error.strerror}; name a folder that you can write"
+            ) from error
 
     def address(self, name: str) -> str:
         """Return a checkpoint's path."""

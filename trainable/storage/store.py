@@ -45,6 +45,19 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Begin to remove a checkpoint; what is not there, or cannot be removed, is no matter."""
 
+    def settle(self) -> None:
+        """Wait until what delete began has come to its end."""
+
+    def disk(self) -> Path | None:
+        """Return a folder on the disk that fills up with checkpoints; None: it is none of ours."""
+
+    def require_usable(self) -> None:
+        """Write, read and remove something small.
+
+        Raises:
+            StorageError: that cannot be done.
+        """
+
     def address(self, name: str) -> str:
         """Return where a checkpoint lies; of "", what open_store takes for this store."""
 
