@@ -195,3 +195,11 @@ def test_where_no_rate_is_searched_a_size_is_known_by_a_finished_trial() -> None
         events += [start | {"params": params}, *rest]
     rows = Study(sweep_config(space=space), record_of(events)).sizes
     assert [(row.known, row.tried) for row in rows] == [(True, None), (False, None)]
+
+
+def test_the_same_curves_are_fitted_once_and_others_anew() -> None:
+    events = curves(0)
+    first, again = surface_of(events), surface_of(events)
+    assert first._process is again._process
+    assert surface_of(events[:-4])._process is not first._process
+    assert surface_of(events).best({}) == first.best({})
