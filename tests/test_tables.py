@@ -220,8 +220,8 @@ def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.startswith(f"{SHOWN}\n")
     for part in (
         "t000: notice ",
-        "best 5.0000  t000  lr=0.001 d_model=",
         "away, training goes on: trouble ",
     ):
         assert f"{part}{SHOWN}" in told
-    assert f"  lr=0.001 d_model={SHOWN}" in told, "the running trial's"
+    for rank in ("1", "-"):  # as the best, and as the running one
+        assert f"{rank}  t000   5.0000  0.001  d_model={SHOWN}  " in told

@@ -61,7 +61,9 @@ class _Following:
         config = read_sweep(self._folder).config  # a resume may have changed it
         counts = counts_text(self.record) or "no trial"
         say(self._console, f"{self._folder.name}: running: {counts} of {config.num_samples}")
-        with Progress(config, self.record, None, self._console) as progress:
+        plan = self.record.plan if self.record.sessions == 1 else None
+        seconds = plan.seconds if plan else None
+        with Progress(config, self.record, seconds, self._console) as progress:
             while running and self.record.session_started is not None:
                 time.sleep(LOOK_EVERY_SECONDS)
                 running = self._read(progress)

@@ -5,16 +5,14 @@ from collections.abc import Callable
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
-from sweep.analysis.words import counts_text, duration, outcome_text, params_text
+from sweep.analysis.words import duration, outcome_text, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.plan.share import expected_share
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
-from sweep.show.console import plain, say
+from sweep.show.console import say
+from sweep.show.live import LiveView
 
 PLAIN_LINES = 16
 """Ended trials that plain output tells of, at most; a larger sweep tells of every n-th."""
@@ -49,6 +47,7 @@ class Progress:
         self._started = time.monotonic()
         self._steps_before = self._record.steps
         self._ended_before = self._record.ended
+        self._view = LiveView(config, record)
         self._live: Live | None = None
 
     def __enter__(self) -> "Progress":
@@ -65,6 +64,7 @@ class Progress:
 
     def notice(self, event: Event) -> None:
         """Show what just happened."""
+        self._view.notice(event)
         kind = event["event"]
         if kind in ("trial_restarted", "notice"):
             text = event.get("reason") or event.get("text")
@@ -95,35 +95,9 @@ class Progress:
         )
 
     def _render(self) -> Group:
-        best = self._record.best
-        head = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self._config.num_samples, completed=self._record.ended, width=24)
         elapsed = duration(time.monotonic() - self._started)
-        head.add_row(
-            bar,
-            f"{self._record.ended}/{self._config.num_samples} trials",
-            f"{elapsed}, {self._time_left()} left",
-        )
-        lines: list[Text | Table] = [head, Text(counts_text(self._record))]
-        if best:
-            lines.append(
-                plain(f"best {best.best_val_loss:.4f}  {best.name}  {params_text(best.params)}")
-            )
-        running = Table.grid(padding=(0, 2))
-        for trial in self._record.trials.values():
-            if trial.outcome is None:
-                loss = f"{trial.evaluations[-1]['val_loss']:.4f}" if trial.evaluations else "..."
-                running.add_row(
-                    f"  {trial.name}",
-                    plain(params_text(trial.params)),
-                    f"step {trial.step:,}/{self._config.trial.train.steps:,}",
-                    loss,
-                )
-        lines.append(running)
-        if trouble := self._trouble():
-            told = plain(f"MLflow is away, training goes on: {trouble}")
-            lines.append(Text(style="yellow").append(told))
-        return Group(*lines)
+        shown = f"{elapsed}, {self._time_left()} left"
+        return Group(*self._view.lines(self._console.options, shown, self._trouble()))
 
     def _time_left(self) -> str:
         """Return the time left: by the pace in steps and in trials, at first by the plan."""
