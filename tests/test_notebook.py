@@ -10,6 +10,13 @@ from live_sweeps import ROOT, evaluated, make_project, wait_for
 
 from sweep import load_sweep
 
+ENDLESS = {
+    "trial.train.steps": 10**6,
+    "trial.train.eval_every": 500,
+    "trial.train": {"precision": "fp32", "attention": "products", "compile": "never"},
+    "asha.enabled": False,
+    "tracking.enabled": False,
+}
 EXAMPLE = ROOT / "examples" / "sweep_in_python.py"
 
 
@@ -72,14 +79,12 @@ def test_the_example_in_a_notebook_and_an_interrupt(kernel, project: Path) -> No
     assert (project / "results/sweep-001/study.db").is_file()
 
     def interrupt() -> None:
-        wait_for(lambda: evaluated(project / "results" / "endless", 100))
+        wait_for(lambda: evaluated(project / "results" / "endless", 500))
         manager.interrupt_kernel()
 
     endless = (
         "import signal; handlers = signal.getsignal(2), signal.getsignal(15)\n"
-        "run_sweep('smoke.yaml', name='endless', num_samples=1, **{"
-        "'trial.train.steps': 10**6, 'trial.train.eval_every': 100, 'tracking.enabled': False,"
-        "'asha.enabled': False})"
+        f"run_sweep('smoke.yaml', name='endless', max_concurrent=1, **{ENDLESS!r})"
     )
     printed, error = run_cell(client, endless, interrupt)
     assert error == "KeyboardInterrupt"
