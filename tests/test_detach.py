@@ -16,6 +16,7 @@ from live_sweeps import (
     ROOT,
     SLOWER,
     UNTRACKED,
+    descendants,
     evaluated,
     events,
     gone,
@@ -109,6 +110,22 @@ def test_a_detached_start_that_is_refused_is_told_and_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.fault
+def test_ctrl_c_before_a_detached_sweep_has_begun_ends_it(tmp_path, start):
+    folder = tmp_path / "results" / "early"
+    flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
+    sweep = start(tmp_path, *flags, "--detach")
+    wait_for(lambda: is_running(folder))
+    driver = descendants(sweep.pid)
+    sweep.send_signal(signal.SIGINT)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130, output + errors
+    assert "interrupted" in output + errors
+    assert gone(driver)
+    assert events(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.fault
 def test_a_detached_sweep_is_followed_and_stopped(tmp_path, detached):
     config, folder = make_project(tmp_path), tmp_path / "results" / "away"
     flags = ("--config", str(config), "--name", "away", *ENDLESS, *ALONE, *UNTRACKED)
@@ -163,14 +180,15 @@ def test_a_detached_sweep_outlives_its_terminal(tmp_path, detached, start):
     assert sweep.wait(60) == 143
     ours, theirs = pty.openpty()
     shell = subprocess.Popen(
-        ["sh", "-c", f"{sys.executable} {SWEEP_RUN} --resume kept --detach; echo $?; cat"],
+        ["sh", "-c", f"{sys.executable} {SWEEP_RUN} --resume kept --detach; echo status $?; cat"],
         env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
         preexec_fn=lambda: os.login_tty(theirs),
     )
     os.close(theirs)
     output = ""
-    while not re.search(r"--stop\s+0\s", output):
+    while not (status := re.search(r"^status (\d+)", output, re.MULTILINE)):
         output += os.read(ours, 65536).decode()
+    assert status[1] == "0", output
     pid = detached(output)
     os.close(ours)  # the terminal ends: SIGHUP to all that run in it
     assert shell.wait(30) == -signal.SIGHUP

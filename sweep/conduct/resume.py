@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text
+from sweep.analysis.words import counts_text, duration
 from sweep.cluster.place import Place, open_place
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
@@ -28,7 +28,10 @@ from trainable.common.errors import ConfigError
 from trainable.common.output import Output
 from trainable.storage.address import open_store, resolved
 
-MAY_CHANGE = {"num_samples", "cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"}
+MAY_CHANGE = {
+    *("num_samples", "time_budget"),
+    *("cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"),
+}
 """Settings that a resume may change; others would make the trials incomparable."""
 
 
@@ -91,8 +94,8 @@ def _resume(
     todo = f"{len(record.unfinished)} trials to go on with, {max(0, missing)} new ones"
     say(console, f"resuming {folder.name}: {counts_text(record)}; {todo}")
     _warn(stored, config, console)
-    if not record.unfinished and missing <= 0:
-        say(console, "nothing to do: all trials have ended; raise --num-samples to go on")
+    if done := _nothing_to_do(stored, config, record):
+        say(console, f"nothing to do: {done} to go on")
         if not dry_run:
             with locked(folder):
                 settle(folder, stored)  # the driver may have been killed just before its end
@@ -107,6 +110,17 @@ def _resume(
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
         return run_session(folder, sweep, place, dataset, None, output, begun)
+
+
+def _nothing_to_do(stored: SweepFile, config: SweepConfig, record: SweepRecord) -> str | None:
+    """Return why there is nothing to go on with, and what to raise; None if there is."""
+    if not record.unfinished and config.num_samples <= len(record.trials):
+        return "all trials have ended; raise --num-samples"
+    same = record.ended_by == "time_budget" and config.time_budget == stored.config.time_budget
+    if same or (config.budget_seconds is not None and record.seconds >= config.budget_seconds):
+        taken = duration(record.seconds)
+        return f"{taken} of the time budget {config.time_budget} are used; raise --time-budget"
+    return None
 
 
 def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:

@@ -19,12 +19,13 @@ from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
 from sweep.control.orders import OrderWatch
 from sweep.engine.closing import close_session
+from sweep.plan.budget import TimeBudget, expected_trial
 from sweep.plan.plan import Plan
-from sweep.record.events import EventLog
+from sweep.record.events import EventLog, read_events
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
 from sweep.record.machine import machine_text
-from sweep.record.results import SweepRecord
+from sweep.record.results import EndedBy, SweepRecord
 from sweep.record.retention import collect
 from sweep.record.storage import store_of
 from sweep.show.commands import next_commands, shown_path
@@ -96,6 +97,7 @@ class Session:
         self._interruption = Interruption()
         self._runs: MlflowRuns | None = None
         self._tracker: Tracker | None = None
+        self._budget: TimeBudget | None = None
         self._delivered = True
         self._report: Path | None = None
         write_sweep(folder, sweep)
@@ -167,6 +169,8 @@ class Session:
         with self._on_record(plan, seconds):
             if begun is not None:
                 begun(self._folder, self._record.sessions)
+            if config.time_budget is not None:
+                self._budget = self._begun_budget(plan, seconds)
             progress = Progress(config, self._record, seconds, self._console, self._trouble)
             self._log.listen(progress.notice)
             with progress:
@@ -178,7 +182,21 @@ class Session:
                     self._log,
                     self._place,
                     self._interruption,
+                    self._budget,
                 )
+
+    def _begun_budget(self, plan: Plan | None, seconds: float | None) -> TimeBudget:
+        """Return the time budget, which counts from now; it knows the pace of earlier sessions."""
+        config, concurrent = self._sweep.config, self._place.concurrent
+        forecast = None
+        if plan is not None and seconds is not None:
+            forecast = expected_trial(config, plan, seconds, concurrent)
+        budget = TimeBudget(config, self._dataset.vocab_size, forecast)
+        for event in read_events(self._folder):
+            budget.notice(event)
+        self._log.listen(budget.notice)
+        budget.begin(self._record)
+        return budget
 
     @contextlib.contextmanager
     def _on_record(self, plan: Plan | None, seconds: float | None) -> Iterator[None]:
@@ -198,8 +216,11 @@ class Session:
                 self._close_session()
 
     def _close_session(self) -> None:
-        config, wanted = self._sweep.config, self._interruption.wanted
-        close_session(self._folder, config, self._record, self._log, ended_by=wanted)
+        ended_by: EndedBy | None = self._interruption.wanted
+        if self._budget and self._budget.is_used_up and self._interruption.signal is None:
+            ended_by = "time_budget"
+        config = self._sweep.config
+        close_session(self._folder, config, self._record, self._log, ended_by=ended_by)
 
     def _interrupted_text(self, num_samples: int) -> str:
         name, wanted = self._folder.name, self._interruption.wanted

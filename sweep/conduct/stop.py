@@ -7,6 +7,7 @@ from rich.console import Console
 
 from sweep.common.errors import SweepError
 from sweep.control.orders import Want, give_order
+from sweep.record.folder import read_sweep
 from sweep.record.lock import is_running
 from sweep.record.results import SweepRecord
 from sweep.show.console import say
@@ -39,7 +40,7 @@ def stop_sweep(
         ) from error
     say(console, f"{name}: asked to {want}; it saves its trials and ends")
     _wait_for_end(folder, want, patience)
-    say(console, end_text(name, SweepRecord.read(folder)))
+    say(console, end_text(name, read_sweep(folder).config, SweepRecord.read(folder)))
 
 
 def _wait_for_end(folder: Path, want: Want, patience: float) -> None:

@@ -13,6 +13,9 @@ from trainable.storage.address import require_address
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
+_BUDGET_PATTERN = r"(\d+(?:\.\d+)?)([smh])"
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3_600}
+
 NAME_RULE = "1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit"
 
 FIXED = (
@@ -63,6 +66,8 @@ class SweepConfig(Section):
     """Name of the sweep and of its folder below results/; unset: sweep-001 and so on."""
     num_samples: int = Field(default=32, ge=1, le=10**6)
     """Number of trials."""
+    time_budget: str | None = None
+    """Time that trials may run, all sessions together: 90s, 30m or 2h; unset: until all end."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the search; a trial's own is trial.train.seed."""
     cpus_per_trial: float = Field(default=1.0, ge=0.1, le=4_096)
@@ -87,6 +92,12 @@ class SweepConfig(Section):
     """Points to try first; fields left out are drawn."""
     trial: TrialConfig = TrialConfig()
     """What all trials share."""
+
+    @property
+    def budget_seconds(self) -> float | None:
+        """The time budget in seconds; None: there is none."""
+        told = re.fullmatch(_BUDGET_PATTERN, self.time_budget or "")
+        return float(told[1]) * _UNIT_SECONDS[told[2]] if told else None
 
     @property
     def grace_period(self) -> int:
@@ -114,6 +125,11 @@ class SweepConfig(Section):
             raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
         if self.storage is not None:
             require_address(self.storage)
+        if self.time_budget is not None and not self.budget_seconds:
+            raise ValueError(
+                f"time_budget {self.time_budget!r:.80}: must be a number above 0 and s, m or h, as "
+                "in 90s, 30m or 2h"
+            )
         if not self.space:
             raise ValueError(
                 "space: empty, so there is nothing to search; name a field, e.g. "

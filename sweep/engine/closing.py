@@ -39,7 +39,8 @@ def close_session(
     for trial in record.unfinished:
         if trial.outcome is None:
             _end(log, trial, "interrupted", None, when)
-    why = {} if ended_by is None else {"ended_by": ended_by}
+    early = ended_by is not None and not record.complete
+    why = {"ended_by": ended_by} if early else {}
     log.append("session_ended", completed=record.complete, **why, **when)
 
 

@@ -13,6 +13,7 @@ from sweep.control.interruption import Interruption
 from sweep.engine.failures import FULL_BYTES, disk_full_error, unwritable_error
 from sweep.engine.recorder import Recorder
 from sweep.engine.stopping import Stopping
+from sweep.plan.budget import TimeBudget
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.record.retention import to_resume_from
@@ -30,24 +31,26 @@ def run_trials(
     log: EventLog,
     place: Place,
     interruption: Interruption,
+    budget: TimeBudget | None = None,
 ) -> None:
-    """Run the trials that are still to do, until the last has ended or a signal stops them.
+    """Run the trials that are still to do, until the last has ended or something stops them.
 
     `record` and `log` take in all that happens; checkpoints go to `store`. Ray must have been
-    started.
+    started. A signal or the end of the time budget stops them.
 
     Raises:
         SweepError: the disk is full, or the record cannot be written.
     """
     witness = Witness()
-    stopping = Stopping(interruption)
+    stopping = Stopping(interruption, budget)
     recorder = Recorder(
         config, store, record, log, stopping, place.node_of, lambda: _is_full(folder)
     )
     unfinished = record.unfinished
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
-    search = SweepSearch(config, record, checkpoints, place.concurrent, store.address(""))
+    allows = budget.allows if budget else None
+    search = SweepSearch(config, record, checkpoints, place.concurrent, store.address(""), allows)
     tuner = tune.Tuner(
         tune.with_resources(
             LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}

@@ -1,17 +1,22 @@
-"""When a session ends before its trials have: a signal came, or it cannot go on."""
+"""When a session ends before its trials have: a signal, its time is over, it cannot go on."""
 
 from typing import Any
 
 from ray.tune import Stopper
 
 from sweep.control.interruption import Interruption
+from sweep.plan.budget import TimeBudget
 
 
 class Stopping(Stopper):  # type: ignore[misc]  # Ray is untyped
-    """Ends a session once a signal has come, or once it is asked to; Tune looks at every step."""
+    """Ends a session once a signal has come, its time is over, or it is asked to.
 
-    def __init__(self, interruption: Interruption) -> None:
+    Tune looks at every step.
+    """
+
+    def __init__(self, interruption: Interruption, budget: TimeBudget | None = None) -> None:
         self._interruption = interruption
+        self._budget = budget
         self._asked = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -28,4 +33,5 @@ class Stopping(Stopper):  # type: ignore[misc]  # Ray is untyped
 
     def stop_all(self) -> bool:
         """Say whether all trials are to be stopped now."""
-        return self._asked or self._interruption.signal is not None
+        over = self._budget is not None and self._budget.left <= 0
+        return self._asked or over or self._interruption.signal is not None

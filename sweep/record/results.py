@@ -16,12 +16,12 @@ Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", 
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-EndedBy = Literal["stop", "pause"]
-"""What ends a session early, beside a signal or a crash: somebody asked for it."""
+EndedBy = Literal["stop", "pause", "time_budget"]
+"""What ends a session early, beside a signal or a crash."""
 
-End = Literal["complete", "interrupted", "stopped", "paused"]
+End = Literal["complete", "interrupted", "stopped", "paused", "out of time"]
 
-ENDS: dict[EndedBy, End] = {"stop": "stopped", "pause": "paused"}
+ENDS: dict[EndedBy, End] = {"stop": "stopped", "pause": "paused", "time_budget": "out of time"}
 """What is said of a sweep that was ended so."""
 
 COMPARABLE: frozenset[Outcome | None] = frozenset({"finished", "stopped", "interrupted", None})
@@ -252,7 +252,7 @@ class SweepRecord:
 
     @property
     def end(self) -> End:
-        """How the sweep ended, in a word: complete, interrupted, stopped or paused."""
+        """How the sweep ended, in a word: complete, interrupted, or one of ENDS."""
         if self.sessions and self.complete:
             return "complete"
         return ENDS[self.ended_by] if self.ended_by else "interrupted"

@@ -1,6 +1,6 @@
 """Which trial comes next, as Tune asks for it: unfinished ones first, then a method's new ones."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method
+from trainable.config.trial import TrialConfig
 
 
 class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
@@ -25,6 +26,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
             each knows all the results there are.
         store: address of the store that the trials save in.
+        allows: whether a trial that has done so many steps may still begin; None: each may.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         checkpoints: Mapping[str, list[str]],
         concurrent: int,
         store: str = "",
+        allows: Callable[[TrialConfig, int], bool] | None = None,
     ) -> None:
         super().__init__(metric="val_loss", mode="min")
         self.method = build_method(config, record)
@@ -41,6 +44,8 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._checkpoints = dict(checkpoints)
         self._concurrent = concurrent
         self._store, self._session = store, f"session-{record.sessions}"
+        self._allows = allows
+        self._done = {trial.name: trial.step for trial in record.unfinished}
         self._running: dict[str, int] = {}
         """Numbers of the trials that run, by Tune's id."""
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
@@ -52,18 +57,25 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         """Let so many trials run at once from now on; those that run already go on."""
         self._concurrent = concurrent
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the Tune config of the next trial (see LanguageModelTrial); None: not yet."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the Tune config of the next trial (see LanguageModelTrial).
+
+        None: not yet; FINISHED: no other may begin. What was suggested then is suggested again by
+        a resume.
+        """
         if len(self._running) >= self._concurrent:
             return None
         number, fixed = self._next()
-        self._running[trial_id] = number
         params = self.method.ask(number, fixed)
         gpus, name = self._config.gpus_per_trial, f"t{number:03d}"
+        trial = self._config.trial_config(params)
+        if self._allows is not None and not self._allows(trial, self._done.get(name, 0)):
+            return str(Searcher.FINISHED)
+        self._running[trial_id] = number
         return {
             "name": name,
             "params": params,
-            "trial": self._config.trial_config(params).model_dump(),
+            "trial": trial.model_dump(),
             "store": self._store,
             "place": f"{self._session}/{name}",
             "resume_from": self._checkpoints.get(name, []),

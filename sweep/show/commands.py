@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord
 from trainable.common.paths import PACKAGE_PARENT, config_file, project_folder
 from trainable.config.explain import validate
 from trainable.config.trial import TrialConfig
@@ -56,6 +58,15 @@ def _flag(name: str, value: Any) -> str:
 
 def _flag_name(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def resume_command(name: str, config: SweepConfig, record: SweepRecord) -> str:
+    """Return how to go on with a sweep that is not complete: out of time, with twice the time."""
+    resume = f"{command('sweep', 'run')} --resume {name}"
+    if record.ended_by != "time_budget" or config.time_budget is None:
+        return resume
+    number, unit = config.time_budget[:-1], config.time_budget[-1]
+    return f"{resume} --time-budget {2 * float(number):g}{unit}"
 
 
 def command(package: str, module: str) -> str:

@@ -30,7 +30,7 @@ def follow_sweep(folder: Path, console: Console) -> int:
     except KeyboardInterrupt:
         say(console, f"{folder.name} goes on")
         return 130
-    say(console, end_text(folder.name, following.record))
+    say(console, end_text(folder.name, read_sweep(folder).config, following.record))
     return 0 if following.record.session_started is None else 1
 
 

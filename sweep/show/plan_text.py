@@ -63,6 +63,7 @@ def plan_lines(
         f"memory    {_memory_text(plan, concurrent)}",
         f"time      {_time_text(seconds, probed)}; checkpoints up to "
         f"{plan.disk_bytes / 2**20:,.0f} MiB" + (f" in {config.storage}" if config.storage else ""),
+        *_budget_lines(config, seconds),
     ]
 
 
@@ -87,6 +88,18 @@ def _time_text(seconds: float | None, probed: float) -> str:
         return "unknown: the largest size does not fit here"
     scaled = f", scaled by FLOPs from a probe of {probed:.1g} of a step" if probed < 1 else ""
     return f"about {duration(seconds)} once started{scaled}"
+
+
+def _budget_lines(config: SweepConfig, seconds: float | None) -> list[str]:
+    """Return how many trials the time budget is expected to let begin, as a line of the plan."""
+    if config.budget_seconds is None or seconds is None:
+        return []
+    share = config.budget_seconds / seconds
+    allowed = "all" if share >= 1 else f"about {int(share * config.num_samples)}"
+    return [
+        f"          the time budget of {config.time_budget} allows {allowed} of the "
+        f"{config.num_samples} trials"
+    ]
 
 
 def noise_lines(plan: Plan) -> list[str]:

@@ -7,11 +7,12 @@ from rich.console import Console
 from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration, params_text
+from sweep.config.sweep import SweepConfig
 from sweep.control.orders import Want
 from sweep.record.folder import SweepFile
 from sweep.record.results import ENDS, SweepRecord
 from sweep.record.state import state_of
-from sweep.show.commands import next_commands
+from sweep.show.commands import next_commands, resume_command
 from sweep.show.console import say
 from sweep.show.documents import sweep_document
 from sweep.show.tables import best_by_size, leaderboard
@@ -28,10 +29,10 @@ def interrupted_text(
     return f"{how}: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 
 
-def end_text(name: str, record: SweepRecord) -> str:
+def end_text(name: str, config: SweepConfig, record: SweepRecord) -> str:
     """Return how a sweep's last session ended, in a line, with the command to go on."""
     how = record.end if record.session_started is None else "its driver has died"
-    resume = next_commands(name, record.num_samples)["resume"]
+    resume = resume_command(name, config, record)
     return (
         f"{name}: {how}: {counts_text(record) or 'no trial'} of {record.num_samples} in "
         f"{duration(record.seconds)}{'' if record.complete else f'; go on with  {resume}'}"
@@ -58,12 +59,19 @@ def show_summary(
         console: where to.
     """
     config, record = study.config, study.record
-    share = record.steps / (len(record.trials) * config.trial.train.steps)
+    share = record.steps / (max(1, len(record.trials)) * config.trial.train.steps)
     say(
         console,
-        f"\n{folder.name}: {counts_text(record)} in {duration(record.seconds)}; "
+        f"\n{folder.name}: {counts_text(record) or 'no trial'} in {duration(record.seconds)}; "
         f"{share:.0%} of the steps that full trials would take\n",
     )
+    if record.ended_by == "time_budget":
+        say(
+            console,
+            f"{record.end}: the time budget of {config.time_budget} was enough for "
+            f"{record.ended} of {record.num_samples} trials; go on with\n"
+            f"  {resume_command(folder.name, config, record)}\n",
+        )
     console.print(leaderboard(config, record))
     by_size = best_by_size(study)
     if by_size:

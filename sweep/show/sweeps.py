@@ -10,6 +10,7 @@ from sweep.common.errors import SweepError
 from sweep.record.folder import read_sweep, results_folder, sweep_names
 from sweep.record.results import SweepRecord
 from sweep.record.state import state_of
+from sweep.show.commands import resume_command
 from sweep.show.console import open_console, say
 from sweep.show.documents import SweepLine, SweepsDocument
 from sweep.show.summary import say_findings, state_text, tell_result
@@ -86,8 +87,8 @@ def _show_one(folder: Path, study: Study, output: Output) -> None:
             console.print()
             console.print(table)
     say_findings(console, study)
-    if state_of(folder, record) == "interrupted":
-        say(console, f"\ngo on with  python sweep/run.py --resume {folder.name}")
+    if state_of(folder, record) not in ("running", "complete"):
+        say(console, f"\ngo on with  {resume_command(folder.name, study.config, record)}")
 
 
 def _reasons(record: SweepRecord) -> Table | None:

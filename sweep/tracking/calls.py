@@ -157,7 +157,8 @@ class Translator:
             yield from self._end(self._record.trials[event["trial"]], event)
         elif kind == "session_ended":
             yield SetTags(PARENT, self._summary())
-            status = "FINISHED" if self._record.complete else "KILLED"
+            done = self._record.complete or self._record.ended_by == "time_budget"
+            status = "FINISHED" if done else "KILLED"
             yield EndRun(PARENT, status, _stamp(event))
 
     def _start(self, trial: TrialRecord, event: Event) -> StartTrial:
