@@ -3,7 +3,9 @@
 import shlex
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -12,9 +14,9 @@ import tyro
 
 from sweep.record.folder import find_sweep
 from sweep.show.commands import shown_path
-from sweep.show.console import open_console, say
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
+from trainable.common.output import Output
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,16 @@ class Arguments:
     optuna: str | None = None
     """Instead of the report, write the sweep as an Optuna study to this SQLite file, for
     `optuna-dashboard sqlite:///FILE`; other studies in it stay."""
+    json: bool = False
+    """Print one JSON document to standard output."""
+    quiet: bool = False
+    """Print only the file that was written, and errors."""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = tyro.cli(Arguments, args=argv, prog="report.py")
-    console = open_console()
+    output = Output(json=arguments.json, quiet=arguments.quiet)
     if not arguments.names:
         raise ConfigError("report.py: name a sweep, as in `report.py sweep-001`")
     single = [f"--{name}" for name in ("watch", "optuna") if getattr(arguments, name)]
@@ -54,7 +60,8 @@ def main(argv: list[str]) -> int:
         load_sweep(folders[0]).write_optuna_study(path)
         shown = shlex.quote(f"sqlite:///{shown_path(path)}")
         name = folders[0].name
-        say(console, f"study {name} written; look at it with\n  optuna-dashboard {shown}")
+        output.say(f"study {name} written; look at it with\n  optuna-dashboard {shown}")
+        _tell("study", folders, path, output)
         return 0
     # scipy takes a while to import: not for --help
     from sweep.show.comparison import write_comparison
@@ -66,8 +73,22 @@ def main(argv: list[str]) -> int:
         written = write_comparison(folders)
     else:
         written = write_report(folders[0])
-    say(console, shown_path(written))
+    output.say(shown_path(written))
+    _tell("comparison" if len(folders) > 1 else "report", folders, written, output)
     return 0
+
+
+def _tell(
+    kind: Literal["report", "comparison", "study"],
+    folders: list[Path],
+    written: Path,
+    output: Output,
+) -> None:
+    from sweep.show.documents import WrittenDocument
+
+    names = [folder.name for folder in folders]
+    document = partial(WrittenDocument, kind=kind, sweeps=names, path=str(written.resolve()))
+    output.result(shown_path(written), document)
 
 
 def cli() -> None:

@@ -27,7 +27,7 @@ from sweep_samples import (
 import trainable.generate
 import trainable.local
 import trainable.prepare
-from sweep import best, run, status
+from sweep import best, report, run, status
 from sweep.common.errors import SweepError
 from sweep.conduct import resume, start
 from sweep.record.folder import SweepFile
@@ -280,6 +280,17 @@ def test_a_trial_that_diverges_as_json(
     assert told["outcome"] == "diverged"
     assert "lower optim.lr" not in told["reason"]
     assert told["evaluations"][0]["step"] == 0
+
+
+def test_a_report_as_json_and_in_quiet(capsys: Capture) -> None:
+    folder = small_sweep()
+    assert report.main(["small", "--json"]) == 0
+    document = document_of(capsys)
+    assert (document["kind"], document["sweeps"]) == ("report", ["small"])
+    assert document["path"] == str(folder / "report.html")
+    assert Path(document["path"]).is_file()
+    assert report.main(["small", "--quiet"]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
 
 
 def test_the_best_as_json_and_in_quiet(tiny_config: MakeConfig, capsys: Capture) -> None:

@@ -158,6 +158,15 @@ class SweepsDocument(Document):
     sweeps: list[SweepLine]
 
 
+class WrittenDocument(Document):
+    """A file that was written of one sweep or of several: `report.py NAME --json`."""
+
+    format: Literal["lm-sweep.written/1"] = "lm-sweep.written/1"
+    kind: Literal["report", "comparison", "study"]
+    sweeps: list[str]
+    path: str
+
+
 class RestoredDocument(Document):
     """The best trial, restored: `best.py NAME --json`."""
 

@@ -4,12 +4,17 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from sweep.show.documents import RestoredDocument, SweepDocument, SweepsDocument
+from sweep.show.documents import (
+    RestoredDocument,
+    SweepDocument,
+    SweepsDocument,
+    WrittenDocument,
+)
 from sweep.show.plan_document import PlanDocument
 from trainable.training.documents import DatasetDocument, TextDocument, TrialRunDocument
 
 DOCUMENTS = (
-    *(SweepDocument, SweepsDocument, PlanDocument, RestoredDocument),
+    *(SweepDocument, SweepsDocument, PlanDocument, RestoredDocument, WrittenDocument),
     *(TrialRunDocument, TextDocument, DatasetDocument),
 )
 """Within a number behind the slash of `format`, keys are only added."""
