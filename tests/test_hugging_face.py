@@ -88,7 +88,7 @@ def test_greedy_text_is_ours(tmp_path, auto, tokenizers) -> None:
     """To the end of the context that was trained on, or to <|endoftext|>."""
     model, config = model_of("plain", 257)
     ended = 0
-    for seed in range(30):
+    for seed in range(10):
         with torch.no_grad():
             torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(seed))
             model.head.weight[256] *= 2  # <|endoftext|>
@@ -101,7 +101,7 @@ def test_greedy_text_is_ours(tmp_path, auto, tokenizers) -> None:
         assert said[: len(ours)] == ours
         assert said[len(ours) :] == ([256] if len(ours) < room else [])
         ended += len(ours) < room
-    assert 0 < ended < 30
+    assert 0 < ended < 10
 
 
 def test_without_a_tokenizer_the_model_loads(tmp_path, auto) -> None:
