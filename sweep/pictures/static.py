@@ -5,6 +5,7 @@ filled bands, error bars, logarithmic axes, upright lines, and a legend.
 """
 
 import io
+import logging
 from collections.abc import Sequence
 from html import unescape
 from typing import Any
@@ -35,6 +36,8 @@ STYLE = {
 
 def svg(picture: Picture) -> bytes:
     """Return a picture as an SVG file on white, 7.2 x 4.2 inches; the same bytes each time."""
+    # On a slow machine its first use says on standard error that it looks for fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
