@@ -65,7 +65,7 @@ def test_output_fits_the_eye(finished_sweep):
     assert not re.search(r"ray|raylet|\(pid=|WARNING|Traceback", done.stdout, re.IGNORECASE)
     assert re.search(r"^best: t\d{3} lr=", done.stdout, re.MULTILINE)
     assert "best learning rate for each model size" in done.stdout
-    assert re.search(r"^  - the plan said \d+ s, it took \d+ s$", done.stdout, re.MULTILINE)
+    assert re.search(r"^  - the plan said .+, it took .+$", done.stdout, re.MULTILINE)
     for words in ("sweep/best.py small", "--resume small --num-samples 12", "ui"):
         assert words in done.stdout
 
