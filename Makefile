@@ -36,5 +36,5 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 
 # Resolve every dependency again, for all systems; needs uv.
 lock:
-	uv pip compile --universal --python-version 3.11 --extra test --extra benchmark --no-annotate \
+	uv pip compile --universal --python-version 3.11 --all-extras --no-annotate \
 		--no-header --quiet --upgrade --output-file requirements.lock pyproject.toml
