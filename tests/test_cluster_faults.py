@@ -101,6 +101,31 @@ def test_nodes_unlike_the_driver_are_named_and_refused(tmp_path):
     assert not list(results.iterdir())
 
 
+def test_a_node_that_joins_trains_and_one_unlike_the_driver_does_not(tmp_path, start):
+    folder = tmp_path / "home" / "results" / "grows"
+    unlike = tmp_path / "unlike"
+    unlike.mkdir()
+    flags = (*ENDLESS, *UNTRACKED)
+    with cluster_nodes(3, up=1) as nodes:
+        sweep = start_on(nodes, start, tmp_path / "home", "grows", *flags)
+        wait_for(lambda: evaluated(folder, 500))
+        nodes.start(1)
+        nodes.wait_for(2)
+        joined = time.monotonic()
+        wait_for(lambda: nodes.ip(1) in started(folder).values(), 60)
+        wait_for(lambda: step_of(folder, "t001") >= 500, 60)
+        assert time.monotonic() - joined < 90  # ten on a machine that is not shared
+        nodes.start(2, PYTHONPATH=make_unlike(unlike))
+        nodes.wait_for(3)
+        time.sleep(15)  # for it to be compared
+        sweep.send_signal(signal.SIGTERM)
+        output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, output + errors
+    told = rf"a node that joined trains no trials: {nodes.ip(2)}: the code in trainable/"
+    assert re.search(told, output)
+    assert set(started(folder).values()) == {nodes.ip(0), nodes.ip(1)}
+
+
 def test_trials_go_on_elsewhere_when_a_node_dies_or_is_cut_off(tmp_path, start):
     folder = tmp_path / "results" / "moves"
     flags = (*ENDLESS, "--max-concurrent", "2", "--max-failures", "4", *UNTRACKED)
