@@ -66,11 +66,11 @@ def test_the_parent_carries_report_leaderboard_and_config(carried: Path, tmp_pat
 
 def test_the_note_begins_with_the_best_and_has_findings_and_pages(carried: Path) -> None:
     parent, study = stored()[""], Study(sweep_config(), SweepRecord.read(carried))
-    best, pages, *rest = parent["tags"]["mlflow.note.content"].split("\n\n")
+    best, *rest = parent["tags"]["mlflow.note.content"].split("\n\n")
     assert best.startswith("**Best: val_loss 3.0000** with lr=0.001 d_model=32 (t000)")
     for shown in ("[report](", "[all trials](", "[charts]("):
-        assert shown in pages
-    assert f"/{parent['id']}/artifacts/report.html" in pages
+        assert shown in best
+    assert f"/{parent['id']}/artifacts/report.html" in best
     told = findings(study)
     assert told
     assert rest[0] == "\n".join(f"- {finding.text}" for finding in told)

@@ -39,17 +39,19 @@ def parent_note(name: str, study: Study, experiment_id: str, run_id: str, *, rep
         report: whether the parent has the sweep's report.
     """
     record, best = study.record, study.record.best
-    lines = []
-    if best is not None:
-        lines.append(
-            f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
-            f"({best.name}); {counts_text(record)}."
-        )
     pages = {"all trials": page_route(experiment_id, name)}
     pages["charts"] = page_route(experiment_id, name, charts=True)
     if report:
         pages = {"report": run_route(experiment_id, run_id, f"/artifacts/{REPORT_FILE}"), **pages}
-    lines.append("Open " + ", ".join(f"[{shown}]({route})" for shown, route in pages.items()))
+    links = "Open " + ", ".join(f"[{shown}]({route})" for shown, route in pages.items())
+    head = ""
+    if best is not None:
+        head = (
+            f"**Best: val_loss {best.best_val_loss:.4f}** with {params_text(best.params)} "
+            f"({best.name}); {counts_text(record)}. "
+        )
+    # In one paragraph: the page folds what is below a second line, and links there take no click.
+    lines = [head + links]
     lines.append("\n".join(f"- {finding.text}" for finding in findings(study)))
     lines.append(
         f"Restore and check the best: `python sweep/best.py {name}`; more trials: "
