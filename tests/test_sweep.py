@@ -235,7 +235,7 @@ def test_same_seed_and_one_worker_give_the_same_sweep_twice(tmp_path):
     config = make_project(tmp_path)
     seen = []
     for name in ("once", "again"):
-        flags = ("--config", str(config), "--name", name, "--max-concurrent", "1")
+        flags = ("--config", str(config), "--name", name, "--max-concurrent", "1", *FIXED)
         # Few random trials first, so that TPE's own choices are compared, too.
         done = run(tmp_path, "sweep/run.py", *flags, "--search.startup-trials", "3")
         assert done.returncode == 0, done.stderr
