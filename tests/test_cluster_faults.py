@@ -136,9 +136,7 @@ def test_trials_go_on_elsewhere_when_a_node_dies_or_is_cut_off(tmp_path, start):
         def gone(fault: Callable[[int], None]) -> float:
             """Return the seconds from a node's fault to its trial's next evaluation elsewhere."""
             before = restarts(folder)
-            on = {number: nodes.ip(number) for number in (1, 2)}
-            used = whereabouts(nodes)
-            number = next(n for n in on if n in used)
+            number = wait_for(lambda: next(iter(whereabouts(nodes) & {1, 2}), None), 60)
             began = time.monotonic()
             fault(number)
             wait_for(lambda: restarts(folder) != before, 90)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from live_sweeps import make_project, run, wait_for
+from live_sweeps import FIXED, make_project, run, wait_for
 from sweep_samples import sweep_config
 from test_report import data_of
 

@@ -81,15 +81,32 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _running() -> str:
+    """Return the address of the one cluster that answers on this machine.
+
+    Ray's own search takes any whose processes it sees: those of another sweep, too, or, in
+    containers and network namespaces, one that is out of reach.
+    """
     from ray._private import services
 
-    try:
-        return str(services.canonicalize_bootstrap_address_or_die("auto"))
-    except (ConnectionError, ValueError) as error:
+    started: str | None = services.find_bootstrap_address(None)  # by the last `ray start`
+    if started is not None and _answers(started):
+        return started
+    seen: set[str] = services.find_gcs_addresses()
+    answering = sorted(filter(_answers, seen))
+    if len(answering) != 1:
         raise SweepError(
-            "--ray-address auto: no Ray, or more than one, runs on this machine; start one with "
-            "`ray start`, or name one by HOST:PORT"
-        ) from error
+            f"--ray-address auto: {', '.join(answering) or 'no Ray'} runs on this machine; "
+            + ("name one of them by HOST:PORT" if answering else "start one with `ray start`")
+        )
+    return answering[0]
+
+
+def _answers(address: str) -> bool:
+    try:
+        socket.create_connection(_split(address), CONNECT_SECONDS / 3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _address_towards(host: str, port: int) -> str:
