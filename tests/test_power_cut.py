@@ -56,7 +56,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_is_told(
         for path in (*files, *names):
             assert when[path] <= event["time"], path
     # The copies that Tune made them from are gone at once: waiting for them would be in vain.
-    saved = [path for path in when if "state" in path.name or "checkpoint" in path.name]
+    saved = [path for path in when if "state" in path.name or path.name[:11] == "checkpoint_"]
     assert [path for path in saved if not path.is_relative_to(folder)] == []
 
 
