@@ -632,6 +632,9 @@ def losing_answers(server: str, lost: list[str], port: int = 0) -> Iterator[str]
         def do_PATCH(self) -> None:
             self.do_POST()
 
+        def do_PUT(self) -> None:
+            self.do_POST()
+
         def log_message(self, *_: Any) -> None:
             """Say nothing."""
 
