@@ -35,13 +35,13 @@ def test_trials_are_counted_by_whole_nodes(settings, machines, trials):
 def test_a_node_is_compared_in_all_that_decides_numbers(tiny_config, tmp_path):
     trial = tiny_config()
     driver = own_facts(open_dataset(trial.data, trial.model.context_length).digest)
-    with marked(tmp_path / "results") as mark:
-        same = probe_node(trial, tmp_path / "results", mark)
+    with marked(str(tmp_path / "results")) as mark:
+        same = probe_node(trial, str(tmp_path / "results"), mark)
         assert same == driver
         assert same.differs_from(driver) == []
-        elsewhere = probe_node(trial, tmp_path / "other", mark)
+        elsewhere = probe_node(trial, str(tmp_path / "other"), mark)
         moved = tiny_config({"data.dataset": str(tmp_path)})
-        without = probe_node(moved, tmp_path / "results", mark)
+        without = probe_node(moved, str(tmp_path / "results"), mark)
     assert list((tmp_path / "results").iterdir()) == []
     (trouble,) = elsewhere.differs_from(driver)
     assert trouble == f"{tmp_path / 'other'} is not the driver's folder"

@@ -33,11 +33,17 @@ WELL_KNOWN = (5000, 6379, 8076, 8265, 10001, 44217, 44227, 52365)
 
 @pytest.fixture
 def foreign_ray():
-    """The address of a running Ray that is none of our business, with a name that it answers to."""
+    """A running Ray that is none of our business."""
     home = Path(tempfile.mkdtemp(prefix="head-"))  # short: its sockets' paths are limited
-    port = free_port()
     command = [Path(sys.executable).with_name("ray"), "start", "--head", "--block"]
-    command += ["--port", str(port), "--node-ip-address", "127.0.0.1", "--temp-dir", str(home)]
+    command += [
+        "--port",
+        str(free_port()),
+        "--node-ip-address",
+        "127.0.0.1",
+        "--temp-dir",
+        str(home),
+    ]
     command += ["--num-cpus", "1", "--object-store-memory", "80000000"]
     command += ["--include-dashboard", "false", "--disable-usage-stats"]
     head = subprocess.Popen(
@@ -49,7 +55,7 @@ def foreign_ray():
     )
     try:
         wait_for(lambda: list(home.glob("session_latest/sockets/raylet")) or head.poll())
-        yield head, f"127.0.0.1:{port}"
+        yield head
     finally:
         below = descendants(head.pid)
         for pid in (head.pid, *below):
@@ -61,7 +67,6 @@ def foreign_ray():
 
 
 def test_a_stale_ray_cluster_and_taken_ports_are_no_matter(tmp_path, foreign_ray):
-    head, address = foreign_ray
     config = make_project(tmp_path)
     flags = ("--name", "stale", "--num-samples", "1", *FIXED, *UNTRACKED)
     with contextlib.ExitStack() as taken:
@@ -70,11 +75,10 @@ def test_a_stale_ray_cluster_and_taken_ports_are_no_matter(tmp_path, foreign_ray
             with contextlib.suppress(OSError):  # taken already: as well
                 listener.bind(("127.0.0.1", port))
                 listener.listen()
-        command = ("sweep/run.py", "--config", str(config), *flags)
-        done = run(tmp_path, *command, RAY_ADDRESS=address)
+        done = run(tmp_path, "sweep/run.py", "--config", str(config), *flags)
     assert done.returncode == 0, done.stderr
     assert SweepRecord.read(tmp_path / "results" / "stale").counts() == {"finished": 1}
-    assert head.poll() is None
+    assert foreign_ray.poll() is None
 
 
 def test_a_tiny_shared_memory_and_a_deep_tmpdir_are_no_matter(tmp_path):

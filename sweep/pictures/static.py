@@ -36,8 +36,8 @@ STYLE = {
 
 def svg(picture: Picture) -> bytes:
     """Return a picture as an SVG file on white, 7.2 x 4.2 inches; the same bytes each time."""
-    # On a slow machine its first use says on standard error that it looks for fonts.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    # It warns of slow fonts, and of a home folder where it cannot keep what it found of them.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
