@@ -11,14 +11,12 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 import tyro
 from rich.console import Console
 
-from sweep.conduct.stop import stop_sweep
 from sweep.engine.failures import unwritable_error
 from sweep.record.folder import find_sweep, read_sweep
 from sweep.record.lock import locked
 from sweep.record.repair import repair_record
 from sweep.record.results import SweepRecord
 from sweep.show.console import open_console, say
-from sweep.show.follow import follow_sweep
 from sweep.show.sweeps import tell_all, tell_one
 from sweep.show.trials_csv import trials_csv
 from sweep.tracking.delivery import deliver_all_again
@@ -84,11 +82,15 @@ def main(argv: list[str]) -> int:
 def _one(folder: Path, arguments: Arguments, output: Output) -> int:
     console = open_console(output)
     if arguments.follow:
+        from sweep.show.follow import follow_sweep  # numpy takes its time: not for --help
+
         status = follow_sweep(folder, console)
         if not output.is_for_people:
             tell_one(folder, output)
         return status
     if arguments.stop or arguments.pause:
+        from sweep.conduct.stop import stop_sweep
+
         stop_sweep(folder, "stop" if arguments.stop else "pause", console)
     if arguments.repair:
         _repair(folder, console)
