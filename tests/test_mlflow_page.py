@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.artifacts import list_artifacts, load_text
 from stored_runs import deliver, stored, whole_story
 from sweep_samples import event, new_sweep, run_of, session, sweep_config, write_events
 
@@ -38,12 +37,11 @@ def carried(store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files_of(run_id: str, path: str = "") -> list[str]:
-    uri = f"runs:/{run_id}/{path}"
-    return sorted(found.path for found in list_artifacts(artifact_uri=uri))
+    return sorted(f.path for f in open_client(tracking_uri()).list_artifacts(run_id, path))
 
 
 def load_text_of(run_id: str, path: str) -> str:
-    return load_text(f"runs:/{run_id}/{path}")
+    return Path(open_client(tracking_uri()).download_artifacts(run_id, path)).read_text()
 
 
 def test_the_parent_carries_report_leaderboard_and_config(carried: Path, tmp_path: Path) -> None:
