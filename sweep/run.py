@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -47,6 +48,10 @@ def main(argv: list[str]) -> int:
     name, flags = pop_option(flags, "--resume")
     path, flags = pop_option(flags, "--config")
     ray_address, flags = pop_option(flags, "--ray-address")
+    options: dict[str, Any] = {
+        **{"dry_run": dry_run, "verify_data": verify_data},
+        **{"ray_address": ray_address, "output": output},
+    }
     if name is not None:
         if path is not None:
             raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
@@ -58,16 +63,7 @@ def main(argv: list[str]) -> int:
             # torch takes seconds to import: not for --help
             from sweep.conduct.resume import resume_sweep
 
-            return resume_sweep(
-                folder,
-                stored,
-                config,
-                dry_run=dry_run,
-                verify_data=verify_data,
-                ray_address=ray_address,
-                begun=begun,
-                output=output,
-            )
+            return resume_sweep(folder, stored, config, begun=begun, **options)
 
         return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
@@ -77,14 +73,7 @@ def main(argv: list[str]) -> int:
     def start(begun: Begun | None = None) -> int:
         from sweep.conduct.start import start_sweep
 
-        return start_sweep(
-            config,
-            dry_run=dry_run,
-            verify_data=verify_data,
-            ray_address=ray_address,
-            begun=begun,
-            output=output,
-        )
+        return start_sweep(config, begun=begun, **options)
 
     return run_detached(start, config.num_samples) if detach else start()
 

@@ -106,11 +106,6 @@ class Facts:
         """Return the searched fields that make a trial's size, in the order of the space."""
         return tuple(trial.params.get(name) for name in self.size_fields)
 
-    def best_place(self, row: SizeRow) -> dict[str, Any]:
-        """Return the searched fields where a size does best, by the fit."""
-        sizes, others = size_fields(self.config)
-        return dict(zip((*sizes, *others), (*row.size, *row.best), strict=True))
-
     def label_of(self, size: tuple[Any, ...]) -> str:
         """Return a size as people say it: "128x4"."""
         return size_text(self.size_fields, size) or "the model"

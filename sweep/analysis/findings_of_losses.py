@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from sweep.analysis.finding import Finding, listed
-from sweep.analysis.sizes import SizeRow, size_fields
+from sweep.analysis.sizes import SizeRow, place_of, size_fields
 from sweep.analysis.study import Study
 from sweep.analysis.words import params_text, size_text
 from sweep.config.space import RATE
@@ -49,13 +49,13 @@ def better_elsewhere(study: Study) -> Iterator[Finding]:
         return
     better = [
         (loss, row)
-        for loss, row in _by_loss(study)
+        for loss, row in study.by_loss
         if not row.known and loss + row.deviation < best.best_val_loss
     ]
     if not better:
         return
     loss, row = better[0]
-    sizes, others = size_fields(study.config)
+    _, others = size_fields(study.config)
     more = [_name(study, other) for _, other in better[1:]]
     also = f" (so is {listed(more)})" if more else ""
     yield Finding(
@@ -64,7 +64,7 @@ def better_elsewhere(study: Study) -> Iterator[Finding]:
         f"expected to end at {loss:.3f} +- {row.deviation:.3f}, "
         f"{best.best_val_loss - loss:.3f} below the best trial{also}: train it",
         {
-            "params": dict(zip([*sizes, *others], [*row.size, *row.best], strict=True)),
+            "params": place_of(study.config, row),
             "loss": loss,
             "deviation": row.deviation,
             "best_loss": best.best_val_loss,
@@ -81,7 +81,7 @@ def edge_of_the_range(study: Study) -> Iterator[Finding]:
     trained = [t for t in study.record.trials.values() if t.is_comparable and t.step]
     if study.surface is None or domain is None or len(trained) < FEWEST_TRIALS:
         return
-    row = next((row for _, row in _by_loss(study)), None)
+    row = next((row for _, row in study.by_loss), None)
     size = dict(zip(size_fields(study.config)[0], row.size, strict=True)) if row else {}
     found = study.surface.best(size)
     if found.rates is None or found.loss is None:
@@ -109,7 +109,7 @@ def edge_of_the_range(study: Study) -> Iterator[Finding]:
 
 def largest_or_smallest(study: Study) -> Iterator[Finding]:
     """Say that the best size lies at an end of those that were tried."""
-    rows = [(loss, row) for loss, row in _by_loss(study) if row.flops]
+    rows = [(loss, row) for loss, row in study.by_loss if row.flops]
     if len(rows) < 2:
         return
     loss, best = rows[0]
@@ -142,7 +142,7 @@ def beyond_what_was_tried(study: Study) -> Iterator[Finding]:
     """Name sizes whose best rate lies beyond all rates that they were tried at."""
     beyond = [
         row
-        for _, row in _by_loss(study)
+        for _, row in study.by_loss
         if row.rates and row.tried and (row.trials > 1 or row.finished) and _is_outside(row)
     ]
     if not beyond:
@@ -168,12 +168,6 @@ def beyond_what_was_tried(study: Study) -> Iterator[Finding]:
         "the interval that holds a size's best rate with 80 %, by the fit, lies outside of the "
         "rates of its trials",
     )
-
-
-def _by_loss(study: Study) -> list[tuple[float, SizeRow]]:
-    """Return the sizes whose final loss is known or predicted with it, from the lowest."""
-    rows = [(row.loss, row) for row in study.sizes if row.loss is not None]
-    return sorted(rows, key=lambda pair: pair[0])
 
 
 def _winner(study: Study) -> TrialRecord | None:

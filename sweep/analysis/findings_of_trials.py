@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from sweep.analysis.finding import Finding, listed
-from sweep.analysis.sizes import size_fields
+from sweep.analysis.sizes import size_fields, trials_by_size
 from sweep.analysis.study import Study
 from sweep.analysis.words import duration, show_value, size_text
 from sweep.config.space import RATE
@@ -92,12 +92,9 @@ def tried_once(study: Study) -> Iterator[Finding]:
     fields, _ = size_fields(study.config)
     if not fields:
         return
-    by_size: dict[tuple[object, ...], list[TrialRecord]] = {}
-    for trial in study.record.trials.values():
-        by_size.setdefault(tuple(trial.params[name] for name in fields), []).append(trial)
     once = [
         (size, trials[0])
-        for size, trials in sorted(by_size.items(), key=lambda item: item[0])
+        for size, trials in trials_by_size(fields, study.record)
         if len(trials) == 1 and trials[0].outcome == "stopped"
     ]
     if not once:

@@ -78,11 +78,8 @@ def best_by_size(
     sizes, others = size_fields(config)
     if surface is None or not sizes or not others:
         return []
-    groups: dict[tuple[Any, ...], list[TrialRecord]] = {}
-    for trial in record.trials.values():
-        groups.setdefault(tuple(trial.params[name] for name in sizes), []).append(trial)
     rows = []
-    for size, trials in sorted(groups.items(), key=lambda item: item[0]):
+    for size, trials in trials_by_size(sizes, record):
         found = surface.best(dict(zip(sizes, size, strict=True)))
         rates = [t.params[RATE] for t in trials if RATE in others and t.is_comparable and t.step]
         rows.append(
@@ -100,6 +97,22 @@ def best_by_size(
             )
         )
     return rows
+
+
+def trials_by_size(
+    fields: list[str], record: SweepRecord
+) -> list[tuple[tuple[Any, ...], list[TrialRecord]]]:
+    """Return the sizes that were tried, by their fields, ascending, each with its trials."""
+    groups: dict[tuple[Any, ...], list[TrialRecord]] = {}
+    for trial in record.trials.values():
+        groups.setdefault(tuple(trial.params[name] for name in fields), []).append(trial)
+    return sorted(groups.items(), key=lambda item: item[0])
+
+
+def place_of(config: SweepConfig, row: SizeRow) -> dict[str, Any]:
+    """Return the searched fields where a size does best, by the fit."""
+    sizes, others = size_fields(config)
+    return dict(zip((*sizes, *others), (*row.size, *row.best), strict=True))
 
 
 def _is_within(trial: TrialRecord, rates: tuple[float, float] | None) -> bool:

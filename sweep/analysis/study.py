@@ -35,6 +35,12 @@ class Study:
         """A row for each model size that was tried; none if size or rate is not searched."""
         return best_by_size(self.config, self.record, self.surface)
 
+    @property
+    def by_loss(self) -> list[tuple[float, SizeRow]]:
+        """The sizes whose final loss is known or predicted, with it, from the lowest."""
+        rows = [(row.loss, row) for row in self.sizes if row.loss is not None]
+        return sorted(rows, key=lambda pair: pair[0])
+
     @cached_property
     def noise(self) -> float | None:
         """Standard deviation of the difference of two trials' final losses, nats.

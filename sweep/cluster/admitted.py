@@ -96,6 +96,7 @@ class AdmittedNodes:
         """Admit the nodes that have answered and are alike; return why others are not."""
         answers = list(self._probes)
         done, _ = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
+        free = free_by_node() if done else {}
         refusals = []
         for answer in done:
             node = self._probes.pop(answer)
@@ -109,6 +110,6 @@ class AdmittedNodes:
                 refusals.append(f"{node.ip}: {', '.join(differs)}")
                 continue
             self.bf16.add(facts.bf16)
-            self._most_free[node.id] = free_by_node().get(node.id, node.total)
+            self._most_free[node.id] = free.get(node.id, node.total)
             self._admitted[node.id] = node
         return refusals

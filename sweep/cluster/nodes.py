@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.cluster.placement import Machine, trials_that_fit
+from sweep.cluster.placement import Machine, at_once, trials_that_fit
 from sweep.config.sweep import SweepConfig
 
 
@@ -51,5 +51,4 @@ def more_of(a: Machine, b: Machine) -> Machine:
 
 def room(config: SweepConfig, machines: Mapping[str, Machine]) -> int:
     """Return how many trials run at once: those that fit on each node, not into the sum."""
-    fits = sum(trials_that_fit(config, machine) for machine in machines.values())
-    return max(1, min(fits, config.max_concurrent or fits, config.num_samples))
+    return at_once(config, sum(trials_that_fit(config, each) for each in machines.values()))

@@ -60,7 +60,11 @@ def concurrency(config: SweepConfig, machine: Machine) -> int:
             f"gpus_per_trial {config.gpus_per_trial:g}: there are {machine.gpus} GPUs; "
             f"take at most {machine.gpus}"
         )
-    fits = trials_that_fit(config, machine)
+    return at_once(config, trials_that_fit(config, machine))
+
+
+def at_once(config: SweepConfig, fits: int) -> int:
+    """Return how many trials run at once where so many fit."""
     return max(1, min(fits, config.max_concurrent or fits, config.num_samples))
 
 

@@ -1,13 +1,22 @@
 """Several sweeps in one picture: their best curves, and the valleys of their best sizes."""
 
-import math
 from collections.abc import Sequence
 
 from sweep.analysis.facts import Facts
-from sweep.analysis.sizes import SizeRow
+from sweep.analysis.sizes import place_of
 from sweep.analysis.words import params_text
 from sweep.config.space import RATE
-from sweep.pictures.picture import COLOURS, DASHES, SYMBOLS, Picture, Trace, axis, line, marks, told
+from sweep.pictures.picture import (
+    COLOURS,
+    DASHES,
+    SYMBOLS,
+    Picture,
+    Trace,
+    axis,
+    line,
+    marks,
+    told_at,
+)
 from sweep.record.results import TrialRecord
 
 
@@ -46,10 +55,12 @@ def best_valleys(sweeps: Sequence[Facts]) -> Picture:
     traces: list[Trace] = []
     said = []
     for number, facts in enumerate(sweeps):
-        row = _best_size(facts)
-        if row is None or facts.surface is None or row.rates is None:
+        if not facts.study.by_loss or facts.surface is None:
             continue
-        valley = facts.surface.valley(facts.best_place(row))
+        loss, row = facts.study.by_loss[0]
+        if row.rates is None:
+            continue
+        valley = facts.surface.valley(place_of(facts.config, row))
         assert valley is not None
         group, look = {"legendgroup": facts.name}, _look(number)
         name = f"{facts.name}, {facts.label_of(row.size)}"
@@ -69,7 +80,7 @@ def best_valleys(sweeps: Sequence[Facts]) -> Picture:
         )
         said.append(
             f"{facts.name}'s best size {facts.label_of(row.size)} is expected to reach "
-            f"{row.loss:.4f} +- {row.deviation:.3f} at rates of {row.rates[0]:.2g} to "
+            f"{loss:.4f} +- {row.deviation:.3f} at rates of {row.rates[0]:.2g} to "
             f"{row.rates[1]:.2g}"
         )
     if not traces:
@@ -83,13 +94,7 @@ def best_valleys(sweeps: Sequence[Facts]) -> Picture:
 
 
 def _hover(facts: Facts, trial: TrialRecord, evaluation: dict[str, float]) -> str:
-    said = f"step {evaluation['step']:,.0f} · loss {evaluation['val_loss']:.4f}"
-    return f"{facts.name}<br>{told(trial, said)}"
-
-
-def _best_size(facts: Facts) -> SizeRow | None:
-    known = [row for row in facts.by_size if row.loss is not None]
-    return min(known, key=lambda row: row.loss or math.inf, default=None)
+    return f"{facts.name}<br>{told_at(trial, evaluation)}"
 
 
 def _look(number: int) -> Trace:

@@ -12,7 +12,7 @@ from sweep.pictures.picture import (
     axis,
     marks,
     thinned,
-    told,
+    told_at,
     vertical,
 )
 from sweep.record.results import OUTCOMES, TrialRecord
@@ -86,7 +86,7 @@ def _traced(outcome: str, trials: Sequence[TrialRecord]) -> Trace:
         for told_ in thinned(trial.evaluations, POINTS):
             x.append(told_["step"])
             y.append(told_["val_loss"])
-            hover.append(_hover(trial, told_))
+            hover.append(told_at(trial, told_))
         x.append(None)
         y.append(None)
         hover.append("")
@@ -107,15 +107,11 @@ def _best(trial: TrialRecord) -> Trace:
         f"the best, {trial.name}",
         (e["step"] for e in trial.evaluations),
         (e["val_loss"] for e in trial.evaluations),
-        [_hover(trial, e) for e in trial.evaluations],
+        [told_at(trial, e) for e in trial.evaluations],
         mode="lines+markers",
         line={"color": "#d55e00", "width": 3},
         marker={"symbol": "star", "size": 9},
     )
-
-
-def _hover(trial: TrialRecord, evaluation: dict[str, float]) -> str:
-    return told(trial, f"step {evaluation['step']:,.0f} · loss {evaluation['val_loss']:.4f}")
 
 
 def _sentence(facts: Facts, ranked: Sequence[TrialRecord]) -> str:

@@ -7,7 +7,7 @@ from sweep.analysis.facts import Facts
 from sweep.analysis.words import magnitude
 from sweep.pictures.look import looks_of
 from sweep.pictures.picture import Picture, axis, line, marks, shown, thinned, told
-from sweep.record.results import COMPARABLE, TrialRecord
+from sweep.record.results import TrialRecord
 
 KEY, TITLE = "frontier", "Loss against training FLOPs"
 MOST = 6_000
@@ -22,7 +22,7 @@ def frontier(facts: Facts) -> Picture:
     points: list[Point] = [
         (told_["flops"], told_["val_loss"], trial)
         for trial in facts.record.trials.values()
-        if trial.outcome in COMPARABLE
+        if trial.is_comparable
         for told_ in trial.evaluations
         if told_.get("flops")
     ]

@@ -100,6 +100,11 @@ def told(trial: TrialRecord, *lines: str) -> str:
     return "<br>".join(map(shown, (first, *lines, outcome_text(trial))))
 
 
+def told_at(trial: TrialRecord, evaluation: dict[str, float]) -> str:
+    """Return the hover text of one evaluation."""
+    return told(trial, f"step {evaluation['step']:,.0f} · loss {evaluation['val_loss']:.4f}")
+
+
 def shown(text: str) -> str:
     """Return text as plotly shows it: what looks like markup in it is none."""
     return escape(text, quote=False)

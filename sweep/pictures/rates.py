@@ -7,7 +7,7 @@ import numpy as np
 
 from sweep.analysis.facts import Facts
 from sweep.analysis.gaussian_process import Array
-from sweep.analysis.sizes import SizeRow
+from sweep.analysis.sizes import SizeRow, place_of
 from sweep.analysis.words import magnitude, show_value
 from sweep.config.space import RATE
 from sweep.pictures.look import looks_of
@@ -30,7 +30,7 @@ def rates(facts: Facts) -> Picture:
     known.sort(key=lambda pair: pair[0])
     if not known or facts.surface is None:
         return Picture(KEY, TITLE, "There is no best rate of more than one size to show.")
-    places = [facts.best_place(row) for _, row in known]
+    places = [place_of(facts.config, row) for _, row in known]
     looks, traces = looks_of(facts), []
     for (count, row), place in zip(known, places, strict=True):
         assert row.rates is not None

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator
 
 from sweep.analysis.facts import Facts, Size
+from sweep.analysis.sizes import place_of
 from sweep.analysis.words import outcome_text, show_value
 from sweep.config.space import RATE
 from sweep.pictures.look import Look, looks_of
 from sweep.pictures.picture import GREY, SHADE, Picture, Trace, axis, line, marks, told
-from sweep.record.results import COMPARABLE, TrialRecord
+from sweep.record.results import TrialRecord
 
 KEY, TITLE = "valleys", "Loss against learning rate"
 FEWEST = 3
@@ -57,7 +58,7 @@ def valleys(facts: Facts) -> Picture:
 
 def _height(trials: list[TrialRecord]) -> tuple[float, float]:
     """Return the highest and the lowest loss that are shown: the worst tenth may stand out."""
-    losses = sorted(t.best_val_loss for t in trials if t.best and t.outcome in COMPARABLE)
+    losses = sorted(t.best_val_loss for t in trials if t.best and t.is_comparable)
     if not losses:
         return 1.0, 0.0
     worst = losses[math.ceil(0.9 * (len(losses) - 1))]
@@ -68,7 +69,7 @@ def _height(trials: list[TrialRecord]) -> tuple[float, float]:
 def _of_size(
     facts: Facts, size: Size, look: Look, ceiling: float, *, labelled: bool
 ) -> Iterator[Trace]:
-    usable = [t for t in size.trials if t.outcome in COMPARABLE and t.step > 0]
+    usable = [t for t in size.trials if t.is_comparable and t.step > 0]
     group = {"legendgroup": size.label}
     whole = [t for t in usable if t.outcome == "finished"]
     part = [t for t in usable if t.outcome != "finished"]
@@ -98,7 +99,7 @@ def _of_size(
     known = next((row for row in facts.by_size if row.size == size.values), None)
     valley = None
     if facts.surface is not None and known is not None and len(usable) >= FEWEST:
-        valley = facts.surface.valley(facts.best_place(known))
+        valley = facts.surface.valley(place_of(facts.config, known))
     if valley is not None:
         inside = [(x, y) for x, y in zip(valley.rates, valley.loss, strict=True) if y <= ceiling]
         yield line(
@@ -116,7 +117,7 @@ def _small(facts: Facts, trial: TrialRecord) -> int:
 
 
 def _lost(facts: Facts, trials: list[TrialRecord], ceiling: float) -> Iterator[Trace]:
-    lost = [trial for trial in trials if trial.outcome not in COMPARABLE]
+    lost = [trial for trial in trials if not trial.is_comparable]
     if lost:
         yield marks(
             "diverged or failed",
@@ -143,13 +144,12 @@ def _sentence(facts: Facts) -> str:
         f"The lowest loss, {best.best_val_loss:.4f}, is {best.name}'s at a rate of "
         f"{show_value(best.params[RATE])} and size {size} ({outcome_text(best)})"
     )
-    known = [row for row in facts.by_size if row.loss is not None and row.rates is not None]
-    if not known:
+    if not facts.study.by_loss:
         return said + "."
-    least = min(known, key=lambda row: row.loss or math.inf)
+    loss, least = facts.study.by_loss[0]
     assert least.rates is not None
     return (
-        f"{said}; by the fit a full trial does best, {least.loss:.4f} +- {least.deviation:.3f}, at "
+        f"{said}; by the fit a full trial does best, {loss:.4f} +- {least.deviation:.3f}, at "
         f"size {facts.label_of(least.size)} and rates of {least.rates[0]:.2g} to "
         f"{least.rates[1]:.2g}."
     )

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from sweep.analysis.words import params_text, rate_text, short_name, size_text
 from sweep.common.redact import redact
+from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import TrialRecord
 from sweep.tracking.store import is_server, tracking_uri
@@ -72,7 +73,7 @@ def run_route(experiment_id: str, run_id: str, tab: str = "") -> str:
 def run_name(trial: TrialRecord) -> str:
     """Return a name that MLflow's pages do not cut: "t031 3.1e-3 128x4"."""
     params = dict(trial.params)
-    rate = params.pop("optim.lr", None)
+    rate = params.pop(RATE, None)
     size = {field: value for field, value in params.items() if field.startswith("model.")}
     parts = [rate_text(rate) if rate is not None else "", size_text([*size], [*size.values()])]
     if not any(parts):
