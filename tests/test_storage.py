@@ -3,11 +3,13 @@
 import re
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -244,25 +246,46 @@ def test_a_server_that_is_away_for_a_while_is_waited_for_and_then_told(
     assert time.monotonic() - begun < 10
     real = int(s3["AWS_ENDPOINT_URL"].rpartition(":")[2])
     begun = time.monotonic()
-    back = threading.Timer(2.0, _forward, (port, real))
-    back.start()
-    store = S3Store(f"{BUCKET}/away", patience=30)
-    put(store)
-    assert time.monotonic() - begun > 2
-    assert store.names() == [NAME]
+    with _back_after(2.0, port, real):
+        store = S3Store(f"{BUCKET}/away", patience=30)
+        put(store)
+        assert time.monotonic() - begun > 2
+        assert store.names() == [NAME]
 
 
-def _forward(port: int, to: int) -> None:
-    """Pass on what comes to a port of this machine to another."""
+@contextmanager
+def _back_after(seconds: float, port: int, to: int) -> Iterator[None]:
+    """Pass on to another port what comes to a port of this machine, from then on."""
+
+    class Forward(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", to)) as server:
+                answers = threading.Thread(target=pump, args=(server, self.request))
+                answers.start()
+                pump(self.request, server)
+                answers.join()
 
     def pump(source: socket.socket, target: socket.socket) -> None:
-        while content := source.recv(2**16):
-            target.sendall(content)
-        target.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            while content := source.recv(2**16):
+                target.sendall(content)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
 
-    listener = socket.create_server(("127.0.0.1", port))
-    while True:
-        client, _ = listener.accept()
-        server = socket.create_connection(("127.0.0.1", to))
-        for ends in ((client, server), (server, client)):
-            threading.Thread(target=pump, args=ends, daemon=True).start()
+    forwarder = socketserver.ThreadingTCPServer(
+        ("127.0.0.1", port), Forward, bind_and_activate=False
+    )
+    # A client that keeps its connection open is not waited for.
+    forwarder.daemon_threads = True
+    forwarder.allow_reuse_address = True
+
+    def serve() -> None:
+        time.sleep(seconds)
+        forwarder.server_bind()
+        forwarder.server_activate()
+        forwarder.serve_forever()
+
+    with forwarder:
+        threading.Thread(target=serve, daemon=True).start()
+        yield
+        forwarder.shutdown()
