@@ -11,6 +11,7 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 import tyro
 from rich.console import Console
 
+from sweep.analysis.study import Study
 from sweep.engine.failures import unwritable_error
 from sweep.record.folder import find_sweep, read_sweep
 from sweep.record.lock import locked
@@ -105,17 +106,17 @@ def _one(folder: Path, arguments: Arguments, output: Output) -> int:
 
 def _write_csv(folder: Path, target: str, output: Output) -> None:
     """Write the trials to a file, or print them."""
-    config, record = read_sweep(folder).config, SweepRecord.read(folder)
-    content = trials_csv(config, record).encode(errors="backslashreplace")
+    study = Study(read_sweep(folder).config, SweepRecord.read(folder))
+    content = trials_csv(study)
     if target == "-":
-        sys.stdout.write(content.decode())
+        sys.stdout.write(content)
         return
     path = Path(target).expanduser()
     try:
-        write_atomic(path, content)
+        write_atomic(path, content.encode())
     except OSError as error:
         raise ConfigError(f"--csv {path}: {error.strerror}") from error
-    output.say(f"{path}: {len(record.trials):,} trials")
+    output.say(f"{path}: {len(study.record.trials):,} trials")
 
 
 def _sync(folder: Path, console: Console) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import pandas
 import pytest
 from conftest import MakeConfig
 from live_sweeps import ROOT
@@ -27,7 +28,7 @@ from sweep_samples import (
 import trainable.generate
 import trainable.local
 import trainable.prepare
-from sweep import best, report, run, status
+from sweep import best, load_sweep, report, run, status
 from sweep.common.errors import SweepError
 from sweep.conduct import resume, start
 from sweep.record.folder import SweepFile
@@ -44,6 +45,7 @@ from trainable.training.trainer import Trainer
 Capture = pytest.CaptureFixture[str]
 SCHEMA = ROOT / "formats.schema.json"
 STRANGE = 'a "quoted", reason\nwith \x1b[31m \ud800 é'
+TOLD = STRANGE.replace("\ud800", "\\ud800")
 
 
 def not_json(constant: str) -> None:
@@ -124,7 +126,7 @@ def test_a_sweep_as_json(capsys: Capture) -> None:
     assert trials[0]["checkpoints"] == [
         {"step": 80, "val_loss": 2.125, "path": "session-1/t000/a-1/checkpoint_000080"}
     ]
-    assert (trials[1]["rung"], trials[4]["reason"]) == (10, STRANGE)
+    assert (trials[1]["rung"], trials[4]["reason"]) == (10, TOLD)
     ranked = [trial.name for trial in SweepRecord.read(folder).ranked]
     assert [t["trial"] for t in sorted(trials, key=lambda t: t["rank"])] == ranked
     assert [size["size"] for size in document["sizes"]] == [
@@ -182,9 +184,26 @@ def test_the_trials_as_csv(tmp_path: Path, capsys: Capture) -> None:
     assert (first["val_loss"], first["best_step"], first["tokens"]) == ("2.125", "80", "5120")
     assert (stopped["outcome"], stopped["rung"], stopped["reason"]) == ("stopped", "10", "")
     assert (lost["outcome"], lost["val_loss"], lost["last_val_loss"]) == ("diverged", "", "5.0")
-    assert rows[4]["reason"] == STRANGE.replace("\ud800", "\\ud800")
+    assert rows[4]["reason"] == TOLD
     assert status.main(["small", "--csv", "-"]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_a_trial_is_told_alike_as_csv_as_json_and_as_a_data_frame(capsys: Capture) -> None:
+    small_sweep()
+    assert status.main(["small", "--csv", "-"]) == 0
+    as_csv = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert status.main(["small", "--json"]) == 0
+    as_json = document_of(capsys)["trials"]
+    frame = load_sweep("small").trials.reset_index()
+    assert list(frame.columns) == list(as_csv[0])
+    fields = set(as_csv[0]) - set(as_json[0])
+    assert fields == set(as_json[0]["params"])
+    for cells, told, (_, row) in zip(as_csv, as_json, frame.iterrows(), strict=True):
+        for name in ("trial", "rank", "size", "parameters", "val_loss", "last_val_loss", "tokens"):
+            value = told[name]
+            assert cells[name] == ("" if value is None else str(value)), name
+            assert row[name] == value or (value is None and pandas.isna(row[name])), name
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_the_frontier_is_the_least_loss_that_so_many_flops_bought() -> None:
 
 def test_parameters_follow_from_what_evaluations_tell() -> None:
     facts = facts_of(random_search())
-    assert facts.vocab_size == VOCABULARY
+    assert facts.study.vocab_size == VOCABULARY
     for size in facts.sizes:
         model = facts.config.trial_config({"model.d_model": size.values[0]}).model
         assert size.parameters == parameter_count(model, VOCABULARY)

@@ -2,24 +2,25 @@
 
 from typing import Any
 
-from sweep.analysis.facts import Facts
-from sweep.analysis.leaderboard import leaderboard
 from sweep.analysis.sizes import SizeRow, size_fields
+from sweep.analysis.study import Size, Study
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import SweepRecord
+from sweep.record.results import SweepRecord, TrialRecord
 
 
 def trial_columns(config: SweepConfig) -> list[str]:
     """Return the names in a row of trial_rows, in order."""
     return [
         *("trial", "rank", "outcome", "rung", "reason", *config.space, "size", "parameters"),
-        *("val_loss", "val_bpb", "best_step", "step", "tokens", "flops", "seconds"),
-        *("restarts", "started", "ended"),
+        *("val_loss", "val_bpb", "best_step", "last_val_loss", "step", "tokens", "flops"),
+        *("seconds", "restarts", "started", "ended"),
     ]
 
 
-def trial_rows(facts: Facts) -> list[dict[str, Any]]:
+def trial_rows(study: Study) -> list[dict[str, Any]]:
     """Return one row for each trial, in the order of suggestions; None where nothing is known.
+
+    `status.py --csv`, the trials of `--json` and `load_sweep(NAME).trials` are made of these.
 
     - trial: its name; rank: from 1, the best
     - outcome: finished, stopped, diverged, out_of_memory, failed, interrupted, or running
@@ -27,38 +28,37 @@ def trial_rows(facts: Facts) -> list[dict[str, Any]]:
     - each searched field by its dotted name, e.g. optim.lr
     - size: as people say it, e.g. 128x4; parameters: all that are trained
     - val_loss, val_bpb, best_step: the evaluation with the lowest validation loss, in nats per
-      token and bits per byte; none of a diverged trial
+      token and bits per byte; None where it does not count, as of a diverged trial
+    - last_val_loss: the last one that was told, whether it counts or not
     - step, tokens, flops, seconds: training so far
     - restarts: times its worker died and it went on
     - started, ended: Unix times, seconds
     """
-    config, record = facts.config, facts.record
-    sizes = {size.values: size for size in facts.sizes}
-    rows = []
-    for row in sorted(leaderboard(config, record), key=lambda row: record.trials[row.trial].number):
-        trial = record.trials[row.trial]
-        size = sizes[facts.size_of(trial)]
-        last = trial.evaluations[-1] if trial.evaluations else {}
-        rows.append(
-            {
-                "trial": row.trial,
-                "rank": row.rank,
-                "outcome": trial.outcome or "running",
-                "rung": trial.rung,
-                "reason": trial.reason,
-                **dict(zip(config.space, row.params, strict=True)),
-                **{"size": size.label, "parameters": size.parameters},
-                "val_loss": row.val_loss,
-                "val_bpb": row.val_bpb,
-                "best_step": None if row.val_loss is None or not trial.best else trial.best["step"],
-                "step": trial.step,
-                **{name: last.get(name) for name in ("tokens", "flops", "seconds")},
-                "restarts": trial.restarts,
-                "started": trial.started,
-                "ended": trial.ended,
-            }
-        )
-    return rows
+    ranks = {trial.name: rank for rank, trial in enumerate(study.record.ranked, start=1)}
+    sizes = {size.values: size for size in study.tried}
+    trials = sorted(study.record.trials.values(), key=lambda trial: trial.number)
+    return [_row(study, trial, ranks[trial.name], sizes[study.size_of(trial)]) for trial in trials]
+
+
+def _row(study: Study, trial: TrialRecord, rank: int, size: Size) -> dict[str, Any]:
+    best = trial.best if trial.is_comparable and trial.best else {}
+    last = trial.evaluations[-1] if trial.evaluations else {}
+    return {
+        **{"trial": trial.name, "rank": rank, "outcome": trial.outcome or "running"},
+        **{"rung": trial.rung, "reason": trial.reason and _encodable(trial.reason)},
+        **{name: trial.params.get(name) for name in study.config.space},
+        **{"size": size.label, "parameters": size.parameters},
+        **{"val_loss": best.get("val_loss"), "val_bpb": best.get("val_bpb")},
+        **{"best_step": best.get("step"), "last_val_loss": last.get("val_loss")},
+        "step": trial.step,
+        **{name: last.get(name) for name in ("tokens", "flops", "seconds")},
+        **{"restarts": trial.restarts, "started": trial.started, "ended": trial.ended},
+    }
+
+
+def _encodable(text: str) -> str:
+    """Return a text that UTF-8 can hold: an exception's may quote bytes that were none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 EVALUATION_COLUMNS = (

@@ -1,14 +1,30 @@
 """What a sweep's record says, each part computed once: the fit, the sizes, the noise."""
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sweep.analysis.sizes import SizeRow, best_by_size
+from sweep.analysis.sizes import SizeRow, best_by_size, size_fields
+from sweep.analysis.words import size_text
 from sweep.config.sweep import SweepConfig
-from sweep.record.results import SweepRecord
+from sweep.record.results import SweepRecord, TrialRecord
+from trainable.model.counts import flops_per_token, parameter_count
 
 if TYPE_CHECKING:
     from sweep.analysis.surface import Surface
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model size that was tried."""
+
+    values: tuple[Any, ...]
+    """Its searched fields, in the order of the space; () where no size is searched."""
+    label: str
+    """As people say it: "128x4"."""
+    parameters: int | None
+    """Trainable parameters; None where no evaluation tells the vocabulary."""
+    trials: tuple[TrialRecord, ...]
 
 
 class Study:
@@ -53,3 +69,44 @@ class Study:
         plan = self.record.plan
         windows = (plan and plan.standard_error) or 0.0
         return float((2 * self.surface.training_noise**2 + windows**2) ** 0.5)
+
+    @cached_property
+    def tried(self) -> list[Size]:
+        """The sizes that were tried, the smallest first."""
+        groups: dict[tuple[Any, ...], list[TrialRecord]] = {}
+        for trial in self.record.trials.values():
+            groups.setdefault(self.size_of(trial), []).append(trial)
+        found = [
+            Size(values, self.label_of(values), self._parameters(trials[0]), tuple(trials))
+            for values, trials in groups.items()
+        ]
+        return sorted(found, key=lambda size: (size.parameters or 0, str(size.values)))
+
+    @cached_property
+    def vocab_size(self) -> int | None:
+        """Number of token ids, as the FLOPs of an evaluation tell it; None where none does."""
+        for trial in self.record.trials.values():
+            for told in trial.evaluations:
+                if told.get("flops") and told.get("tokens"):
+                    model = self.config.trial_config(trial.params).model
+                    head = told["flops"] / told["tokens"] - flops_per_token(model, 0)
+                    found = round(head / (6 * model.d_model))
+                    return found if found > 0 else None
+        return self.config.trial.data.raw_vocab_size
+
+    def size_of(self, trial: TrialRecord) -> tuple[Any, ...]:
+        """Return the searched fields that make a trial's size, in the order of the space."""
+        return tuple(trial.params.get(name) for name in self._size_fields)
+
+    def label_of(self, size: tuple[Any, ...]) -> str:
+        """Return a size as people say it: "128x4"."""
+        return size_text(self._size_fields, size) or "the model"
+
+    @cached_property
+    def _size_fields(self) -> list[str]:
+        return size_fields(self.config)[0]
+
+    def _parameters(self, trial: TrialRecord) -> int | None:
+        if self.vocab_size is None:
+            return None
+        return parameter_count(self.config.trial_config(trial.params).model, self.vocab_size)

@@ -98,7 +98,7 @@ class Sweep:
         """
         import pandas
 
-        rows, columns = trial_rows(self.facts), trial_columns(self.config)
+        rows, columns = trial_rows(self.facts.study), trial_columns(self.config)
         table = pandas.DataFrame(rows, columns=columns).set_index("trial")
         for name in ("started", "ended"):
             table[name] = pandas.to_datetime(table[name].astype(float), unit="s", utc=True)

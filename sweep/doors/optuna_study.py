@@ -83,7 +83,7 @@ def _replace(storage: "optuna.storages.BaseStorage", sweep: "Sweep") -> None:
     study.set_user_attr(OURS, str(sweep.folder))
     study.set_user_attr("findings", [finding.text for finding in sweep.findings])
     by_number = {trial.number: trial for trial in sweep.record.trials.values()}
-    rows = {row["trial"]: row for row in trial_rows(sweep.facts)}
+    rows = {row["trial"]: row for row in trial_rows(sweep.facts.study)}
     for number in range(max(by_number, default=-1) + 1):
         study.add_trial(
             _frozen(sweep, by_number[number], rows[by_number[number].name])

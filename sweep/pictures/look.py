@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.analysis.facts import Facts, Size
+from sweep.analysis.facts import Facts
+from sweep.analysis.study import Size
 from sweep.pictures.picture import COLOURS, DASHES, SYMBOLS
 
 

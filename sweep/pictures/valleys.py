@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from sweep.analysis.facts import Facts, Size
+from sweep.analysis.facts import Facts
 from sweep.analysis.sizes import place_of
+from sweep.analysis.study import Size
 from sweep.analysis.words import outcome_text, show_value
 from sweep.config.space import RATE
 from sweep.pictures.look import Look, looks_of

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweep.analysis.findings import findings
+from sweep.analysis.rows import trial_rows
 from sweep.analysis.sizes import size_fields
 from sweep.analysis.study import Study
-from sweep.config.sweep import SweepConfig
 from sweep.record.folder import SweepFile
 from sweep.record.results import Outcome, SavedCheckpoint, SweepRecord, TrialRecord
 from sweep.record.retention import needed
@@ -38,26 +38,38 @@ class CheckpointDocument(Document):
 
 
 class TrialDocument(Document):
-    """One trial."""
+    """One trial: a row of trial_rows, its settings, evaluations and checkpoints."""
 
     trial: str
     rank: int
     """From 1, the best; trials whose losses do not count come last."""
-    params: dict[str, Any]
-    """Searched fields by dotted name."""
     outcome: Outcome | Literal["running"]
     rung: int | None
     """Step of the rung that stopped it."""
     reason: str | None
     """Why it diverged, failed or ran out of memory."""
-    step: int
-    """Last reported optimizer step."""
+    params: dict[str, Any]
+    """Searched fields by dotted name."""
+    size: str
+    """As people say it, e.g. 128x4."""
+    parameters: int | None
+    """All that are trained."""
     val_loss: float | None
     """Lowest validation loss, nats per token; null where it does not count."""
     val_bpb: float | None
     """The same evaluation in bits per byte of text."""
     best_step: int | None
     """Step of that evaluation."""
+    last_val_loss: float | None
+    """The last one that was told, whether it counts or not."""
+    step: int
+    """Last reported optimizer step."""
+    tokens: int | None
+    """Trained on so far."""
+    flops: float | None
+    """Spent on them."""
+    seconds: float | None
+    """Spent on training so far."""
     restarts: int
     """Times it went on from a checkpoint after its worker died."""
     started: float
@@ -217,7 +229,7 @@ def sweep_document(folder: Path, sweep: SweepFile, study: Study, state: State) -
             for finding in findings(study)
         ],
         sizes=_sizes(study),
-        trials=_trials(config, record),
+        trials=_trials(study),
         config=config.model_dump(mode="json", by_alias=True),
         identity=sweep.identity.model_dump(mode="json"),
     )
@@ -254,31 +266,23 @@ def _sizes(study: Study) -> list[SizeDocument]:
     ]
 
 
-def _trials(config: SweepConfig, record: SweepRecord) -> list[TrialDocument]:
+def _trials(study: Study) -> list[TrialDocument]:
+    config, record = study.config, study.record
     kept = needed(record, config.keep_checkpoints)
-    ranks = {trial.name: rank for rank, trial in enumerate(record.ranked, start=1)}
     return [
-        _trial(trial, ranks[trial.name], kept.get(trial.name, []))
-        for trial in record.trials.values()
+        _trial(
+            {name: value for name, value in row.items() if name not in config.space},
+            record.trials[row["trial"]],
+            kept.get(row["trial"], []),
+        )
+        for row in trial_rows(study)
     ]
 
 
-def _trial(trial: TrialRecord, rank: int, kept: list[SavedCheckpoint]) -> TrialDocument:
-    best = trial.best if trial.is_comparable else None
+def _trial(row: dict[str, Any], trial: TrialRecord, kept: list[SavedCheckpoint]) -> TrialDocument:
     return TrialDocument(
-        trial=trial.name,
-        rank=rank,
+        **row,
         params=trial.params,
-        outcome=trial.outcome or "running",
-        rung=trial.rung,
-        reason=trial.reason,
-        step=trial.step,
-        val_loss=best["val_loss"] if best else None,
-        val_bpb=best.get("val_bpb") if best else None,
-        best_step=int(best["step"]) if best else None,
-        restarts=trial.restarts,
-        started=trial.started,
-        ended=trial.ended,
         evaluations=trial.evaluations,
         checkpoints=[
             CheckpointDocument.model_validate(checkpoint, from_attributes=True)
