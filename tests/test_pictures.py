@@ -340,3 +340,13 @@ def test_svg_files_hold_the_picture_and_are_the_same_each_time() -> None:
     for told in (picture.title, "learning rate", "d_model=32"):
         assert told in text
     assert svg(picture).decode() == text
+
+
+def test_an_svg_file_of_ten_thousand_trials_shows_them_all_and_stays_small() -> None:
+    many = [{"name": "d_model=32", "mode": "markers", "x": [], "y": []}]
+    grid = [(1e-3 * (1 + n % 100), 2 + n // 100 / 100) for n in range(10_000)]
+    many[0] |= {"x": [x for x, _ in grid], "y": [y for _, y in grid]}
+    layout = {"xaxis": {}, "yaxis": {}}
+    text = svg(Picture("many", "Many", "", many, layout)).decode()
+    assert "<image " in text
+    assert len(text) < 500_000

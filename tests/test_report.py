@@ -24,6 +24,7 @@ from sweep_samples import (
 
 from sweep.record.folder import results_folder
 from sweep.record.lock import locked
+from sweep.record.storage import store_of
 from sweep.report import main as report
 from sweep.show.commands import setting_flags
 from sweep.show.report import watch_report, write_report
@@ -37,8 +38,8 @@ from trainable.config.yaml_file import read_yaml
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)> & \"'"
 
 
-def sample(name: str = "seen", trials: int = 3) -> Path:
-    folder, _ = new_sweep(name)
+def sample(name: str = "seen", trials: int = 3, **changes: Any) -> Path:
+    folder, _ = new_sweep(name, sweep_config(**changes))
     lost = run_of("t000", {0: 5.0}, None)
     write_events(folder, session(num_samples=trials), lost)
     write_events(folder, ended("t000", "failed", step=0, reason=HOSTILE))
@@ -77,12 +78,18 @@ def test_the_command_writes_a_report_and_names_it(capsys: pytest.CaptureFixture[
         assert told in html
 
 
-def test_all_trials_are_in_the_table_with_reasons_and_commands() -> None:
-    folder = sample(trials=40)
-    kept = folder / "session-1/t002/checkpoint_000080"
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_all_trials_are_in_the_table_with_reasons_and_commands(
+    tmp_path: Path, elsewhere: bool
+) -> None:
+    storage = tmp_path / "shared"
+    storage.mkdir()
+    folder = sample(trials=40, **({"storage": str(storage)} if elsewhere else {}))
+    name = "session-1/t002/a-0123456789ab/checkpoint_000080"
+    kept = Path(store_of(folder).address(name))
     kept.mkdir(parents=True)
     checkpoint = {"event": "checkpoint", "time": 1.8e9, "trial": "t002", "step": 80}
-    write_events(folder, {**checkpoint, "val_loss": 2.02, "path": str(kept.relative_to(folder))})
+    write_events(folder, {**checkpoint, "val_loss": 2.02, "path": name})
     table = data_of(write_report(folder).read_text())["table"]
     heads, rows = table["heads"], table["rows"]
     assert heads[:6] == ["rank", "trial", "val_loss", "bits/byte", "lr", "d_model"]
@@ -92,9 +99,8 @@ def test_all_trials_are_in_the_table_with_reasons_and_commands() -> None:
     assert rows[0][1:3] == ["t001", 2.01]
     assert rows[-1][1] == "t000"
     assert rows[-1][8] == HOSTILE
-    assert [shlex.split(row[-1])[0].endswith("checkpoint_000080") for row in rows if row[-1]] == [
-        True
-    ]
+    (told,) = [shlex.split(row[-1])[0] for row in rows if row[-1]]
+    assert kept == Path.cwd() / told
 
 
 def test_what_a_record_holds_cannot_run() -> None:

@@ -21,6 +21,8 @@ DASHES = {
     **{"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))},
     "longdashdot": (0, (8, 3, 2, 3)),
 }
+MOST_SHAPES = 1_000
+"""Marks of a trace beyond which they are pixels in the SVG: 10,000 shapes take megabytes."""
 STYLE = {
     "font.size": 9,
     "svg.fonttype": "none",
@@ -58,7 +60,7 @@ def svg(picture: Picture) -> bytes:
         if named:
             figure.legend(loc="upper left", bbox_to_anchor=(0.81, 0.93), frameon=False, fontsize=8)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format="svg", dpi=200, metadata={"Date": None})
     return file.getvalue()
 
 
@@ -101,6 +103,7 @@ def _draw(axes: Any, trace: Trace, label: str | None) -> None:
             alpha=alpha,
             label=label,
             zorder=3,
+            rasterized=len(x) > MOST_SHAPES,
         )
     if "text" in mode:
         for at, height, text in zip(x, y, trace["text"], strict=True):

@@ -16,9 +16,12 @@ from sweep.record.events import EVENTS_FILE
 from sweep.record.folder import PICTURES_FOLDER, REPORT_FILE
 from sweep.record.lock import is_running
 from sweep.record.results import TrialRecord
+from sweep.record.retention import existing
+from sweep.record.storage import store_of
 from sweep.show.commands import command, setting_flags, shown_path
 from sweep.show.report_words import answer, origin, plan_and_fact
 from trainable.common.files import write_atomic
+from trainable.storage.store import Store
 
 
 def write_report(folder: Path) -> Path:
@@ -76,6 +79,9 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
 def _commands(facts: Facts, folder: Path) -> Commands:
     shared, flags = setting_flags(facts.config.trial_config({}), list(facts.config.space))
     local = command("trainable", "local")
+    store = store_of(folder)
+    here = store.disk() is not None  # a server is not asked for each trial at each report
+    holding = facts.record.holding if here else {}
     return Commands(
         replay=f"{local} {shared}",
         flags=flags,
@@ -83,13 +89,13 @@ def _commands(facts: Facts, folder: Path) -> Commands:
         go_on=f"{local} {shared} --resume",
         checkpoints={
             name: shlex.quote(shown_path(path))
-            for name, trial in facts.record.holding.items()
-            if (path := _kept(trial, folder)) is not None
+            for name, trial in holding.items()
+            if (path := _kept(store, trial)) is not None
         },
     )
 
 
-def _kept(trial: TrialRecord, folder: Path) -> Path | None:
+def _kept(store: Store, trial: TrialRecord) -> Path | None:
     """Return the trial's best checkpoint that is still there."""
-    saved = sorted(trial.checkpoints, key=lambda saved: saved.val_loss)
-    return next((path for s in saved if (path := folder / s.path).is_dir()), None)
+    best = min(existing(store, trial), key=lambda saved: saved.val_loss, default=None)
+    return None if best is None else Path(store.address(best.path))
