@@ -9,21 +9,9 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import tyro
-from rich.console import Console
 
-from sweep.analysis.study import Study
-from sweep.engine.failures import unwritable_error
-from sweep.record.folder import find_sweep, read_sweep
-from sweep.record.lock import locked
-from sweep.record.repair import repair_record
-from sweep.record.results import SweepRecord
-from sweep.show.console import open_console, say
-from sweep.show.sweeps import tell_all, tell_one
-from sweep.show.trials_csv import trials_csv
-from sweep.tracking.delivery import deliver_all_again
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
-from trainable.common.files import write_atomic
 from trainable.common.output import Output
 
 ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv")
@@ -63,87 +51,50 @@ def main(argv: list[str]) -> int:
 
         print(json.dumps(formats_schema(), indent=2))
         return 0
-    output = Output(json=arguments.json, quiet=arguments.quiet)
     asked = [f"--{name}" for name in ACTIONS if getattr(arguments, name)]
     if arguments.csv is not None and arguments.json:
         raise ConfigError("--csv, --json: two forms of the same; leave one of them out")
-    if arguments.name is None:
-        if asked:
-            raise ConfigError(
-                f"{', '.join(asked)}: name the sweep, as in `status.py sweep-001 {asked[0]}`"
-            )
-        tell_all(output)
-        return 0
-    folder = find_sweep(arguments.name)
+    if arguments.name is None and asked:
+        raise ConfigError(
+            f"{', '.join(asked)}: name the sweep, as in `status.py sweep-001 {asked[0]}`"
+        )
     if len(asked) > 1 and set(asked) != {"--sync", "--repair"}:
         raise ConfigError(f"{', '.join(asked)}: give one of them")
-    return _one(folder, arguments, output)
+    return _carry_out(arguments, Output(json=arguments.json, quiet=arguments.quiet))
 
 
-def _one(folder: Path, arguments: Arguments, output: Output) -> int:
-    console = open_console(output)
+def _carry_out(arguments: Arguments, output: Output) -> int:
+    from sweep.record.folder import find_sweep  # these take as long as all of --help
+    from sweep.show import sweeps
+    from sweep.show.console import open_console
+
+    if arguments.name is None:
+        sweeps.tell_all(output)
+        return 0
+    folder, console = find_sweep(arguments.name), open_console(output)
     if arguments.follow:
-        from sweep.show.follow import follow_sweep  # numpy takes its time: not for --help
+        from sweep.show.follow import follow_sweep  # numpy, too
 
         status = follow_sweep(folder, console)
         if not output.is_for_people:
-            tell_one(folder, output)
+            sweeps.tell_one(folder, output)
         return status
     if arguments.stop or arguments.pause:
         from sweep.conduct.stop import stop_sweep
 
         stop_sweep(folder, "stop" if arguments.stop else "pause", console)
-    if arguments.repair:
-        _repair(folder, console)
-    if arguments.sync:
-        _sync(folder, console)
+    if arguments.repair or arguments.sync:
+        from sweep.conduct import mend
+
+        if arguments.repair:
+            mend.repair(folder, console)
+        if arguments.sync:
+            mend.sync(folder, console)
     if arguments.csv is not None:
-        _write_csv(folder, arguments.csv, output)
+        sweeps.write_csv(folder, arguments.csv, output)
     elif arguments.json or not any(getattr(arguments, name) for name in ACTIONS):
-        tell_one(folder, output)
+        sweeps.tell_one(folder, output)
     return 0
-
-
-def _write_csv(folder: Path, target: str, output: Output) -> None:
-    """Write the trials to a file, or print them."""
-    study = Study(read_sweep(folder).config, SweepRecord.read(folder))
-    content = trials_csv(study)
-    if target == "-":
-        sys.stdout.write(content)
-        return
-    path = Path(target).expanduser()
-    try:
-        write_atomic(path, content.encode())
-    except OSError as error:
-        raise ConfigError(f"--csv {path}: {error.strerror}") from error
-    output.say(f"{path}: {len(study.record.trials):,} trials")
-
-
-def _sync(folder: Path, console: Console) -> None:
-    from sweep.conduct.settle import settle
-
-    with locked(folder):
-        delivered = settle(folder, read_sweep(folder))
-    say(console, f"{folder.name}: {delivered} events delivered to MLflow")
-
-
-def _repair(folder: Path, console: Console) -> None:
-    num_samples = read_sweep(folder).config.num_samples
-    try:
-        with locked(folder):
-            deliver_all_again(folder)  # first: an offset must not outlive what it counts
-            found = repair_record(folder, num_samples)
-    except OSError as error:
-        raise unwritable_error(folder, error) from error
-    for line in found:
-        say(console, line)
-    name = folder.name
-    say(
-        console,
-        f"{name}: repaired; go on with  python sweep/run.py --resume {name}"
-        if found
-        else f"{name}: nothing is damaged",
-    )
 
 
 def cli() -> None:

@@ -1,5 +1,6 @@
 """What `status.py` shows: all sweeps in a list, or one sweep as far as it has come."""
 
+import sys
 from pathlib import Path
 
 from rich.table import Table
@@ -15,6 +16,9 @@ from sweep.show.console import open_console, say
 from sweep.show.documents import SweepLine, SweepsDocument
 from sweep.show.summary import say_findings, state_text, tell_result
 from sweep.show.tables import best_by_size, leaderboard, plain_table
+from sweep.show.trials_csv import trials_csv
+from trainable.common.errors import ConfigError
+from trainable.common.files import write_atomic
 from trainable.common.output import Output
 
 
@@ -37,6 +41,25 @@ def tell_one(folder: Path, output: Output) -> None:
     if output.is_for_people:
         _show_one(folder, study, output)
     tell_result(folder, sweep, study, output)
+
+
+def write_csv(folder: Path, target: str, output: Output) -> None:
+    """Write a sweep's trials to a file as CSV; `-`: print them.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    study = Study(read_sweep(folder).config, SweepRecord.read(folder))
+    content = trials_csv(study)
+    if target == "-":
+        sys.stdout.write(content)
+        return
+    path = Path(target).expanduser()
+    try:
+        write_atomic(path, content.encode())
+    except OSError as error:
+        raise ConfigError(f"--csv {path}: {error.strerror}") from error
+    output.say(f"{path}: {len(study.record.trials):,} trials")
 
 
 def _line(name: str) -> SweepLine:
