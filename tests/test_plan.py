@@ -19,7 +19,8 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
 from sweep.plan.share import expected_share
 from sweep.record.results import SweepRecord
-from sweep.search.asha import ResumableAsha
+from sweep.search.ask_tell import build_method
+from sweep.search.tune_stopping import SweepStopping
 from sweep.show.plan_text import plan_lines
 from trainable.data.batches import TokenDataset, open_dataset, validation_starts
 from trainable.data.corpus import TextFiles
@@ -131,7 +132,7 @@ def test_the_expected_share_is_what_the_scheduler_spends(factor: int) -> None:
     rng = random.Random(0)
     spent = 0
     for _ in range(30):
-        scheduler = ResumableAsha(config, SweepRecord())
+        scheduler = SweepStopping(build_method(config, SweepRecord()))
         for number in range(24):
             trial = Trial("trial", config={"name": f"t{number:03d}"}, stub=True)
             scheduler.on_trial_add(None, trial)

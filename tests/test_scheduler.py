@@ -12,7 +12,8 @@ from sweep_samples import TRIAL, ended, evaluated, record_of, run_of, started, s
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
-from sweep.search.asha import ResumableAsha
+from sweep.search.ask_tell import build_method
+from sweep.search.tune_stopping import SweepStopping
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 
 Curve = dict[int, float | str]
@@ -52,7 +53,7 @@ class Session:
     trials: dict[str, Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.scheduler = ResumableAsha(self.config, record_of(self.events))
+        self.scheduler = SweepStopping(build_method(self.config, record_of(self.events)))
 
     def start(self, name: str) -> None:
         trial = Trial("trial", config={"name": name}, stub=True)
@@ -283,3 +284,14 @@ def test_the_first_arrival_at_a_rung_goes_on() -> None:
     session = Session(sweep_config())
     session.start("t000")
     assert session.report("t000", 10, 100.0)
+
+
+def test_a_failure_s_stand_in_for_a_loss_is_no_evaluation() -> None:
+    session = Session(sweep_config())
+    for name in ("t000", "t001"):
+        session.start(name)
+    told = {"step": 10, "val_loss": OBJECTIVE_OF_A_LOST_TRIAL, "outcome": "failed"}
+    decision = session.scheduler.on_trial_result(None, session.trials["t000"], told)
+    assert decision == TrialScheduler.CONTINUE
+    assert session.report("t001", 10, 5.0), "it is the first to arrive"
+    assert not session.report("t000", 10, 6.0)

@@ -359,3 +359,31 @@ def test_two_sweeps_share_nothing() -> None:
     assert len(new_search(config).method.study.trials) == 0
     assert SPACE.keys() == new_search(config).suggest("a")["params"].keys()
     assert SweepRecord().trials == {}
+
+
+def test_the_method_hears_of_the_last_step_before_it_is_told_of_the_end() -> None:
+    """Tune asks no scheduler about a trial that says it is done."""
+    heard = []
+    search = new_search(sweep_config())
+
+    class Listening:
+        def report(self, *told: Any) -> bool:
+            heard.append(("report", *told))
+            return True
+
+        def tell(self, *told: Any) -> None:
+            heard.append(("tell", *told))
+
+    for trial in "abc":
+        search.suggest(trial)
+    search.method = Listening()
+    search.on_trial_complete("b", {"step": 80, "val_loss": 2.5, "outcome": None})
+    lost = {"step": 30, "val_loss": OBJECTIVE_OF_A_LOST_TRIAL, "outcome": "diverged"}
+    search.on_trial_complete("a", lost)
+    search.on_trial_complete("c", {"step": 20, "val_loss": 1.0, "outcome": None}, error=True)
+    assert heard == [
+        ("report", 1, 80, 2.5),
+        ("tell", 1, 2.5),
+        ("tell", 0, OBJECTIVE_OF_A_LOST_TRIAL),
+        ("tell", 2, None),
+    ]

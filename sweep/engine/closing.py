@@ -13,7 +13,7 @@ from sweep.record.events import EventLog, read_events
 from sweep.record.results import EndedBy, Outcome, SweepRecord, TrialRecord
 from sweep.record.retention import prune
 from sweep.record.storage import store_of
-from sweep.search.rungs import Rungs, recorded
+from sweep.search.ask_tell import stopped_on_record
 
 
 def close_session(
@@ -50,7 +50,7 @@ def end_decided(
     """Record the end of unfinished trials that had come to it; say whether there were any.
 
     One is finished once its last evaluation and the checkpoint of that step are on record, and
-    stopped where its last evaluation lies on a rung that it did not pass.
+    stopped where the search method did not let it go on from its last evaluation.
     """
     ended = list(_decided(folder, config, record))
     for trial, outcome, rung in ended:
@@ -63,13 +63,12 @@ def end_decided(
 def _decided(
     folder: Path, config: SweepConfig, record: SweepRecord
 ) -> Iterator[tuple[TrialRecord, Outcome, int | None]]:
-    rungs = Rungs(config.rungs, config.asha.reduction_factor)
-    went_on = rungs.replay(recorded(read_events(folder)))
+    stopped = stopped_on_record(config, record, read_events(folder))
     for trial in record.unfinished:
         saved = any(checkpoint.step == trial.step for checkpoint in trial.checkpoints)
         if trial.step >= config.trial.train.steps and saved:
             yield trial, "finished", None
-        elif not went_on.get((trial.name, trial.step), True):
+        elif trial.name in stopped:
             yield trial, "stopped", trial.step
 
 

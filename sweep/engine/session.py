@@ -17,8 +17,8 @@ from sweep.plan.budget import TimeBudget
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
 from sweep.record.retention import to_resume_from
-from sweep.search.asha import ResumableAsha
 from sweep.search.tune_search import SweepSearch
+from sweep.search.tune_stopping import SweepStopping
 from trainable.storage.store import Store
 from trainable.tune_trainable import LanguageModelTrial
 
@@ -58,7 +58,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             num_samples=to_do,
             search_alg=search,
-            scheduler=ResumableAsha(config, record),
+            scheduler=SweepStopping(search.method),
             reuse_actors=True,
             trial_dirname_creator=trial_name,
             trial_name_creator=trial_name,

@@ -10,7 +10,14 @@ from typing import Any, Literal, cast, get_args
 from sweep.common.errors import SweepError
 from sweep.record.events import read_events
 from sweep.record.lines import Event
-from sweep.record.values import finite, finite_or_none, of_kind, parameters, trial_name
+from sweep.record.values import (
+    finite,
+    finite_or_none,
+    of_kind,
+    parameters,
+    trial_name,
+    trial_number,
+)
 
 Outcome = Literal["finished", "stopped", "diverged", "out_of_memory", "failed", "interrupted"]
 
@@ -66,7 +73,7 @@ class TrialRecord:
     @property
     def number(self) -> int:
         """Position in the order of suggestions, from 0."""
-        return int(self.name[1:])
+        return trial_number(self.name)
 
     @property
     def step(self) -> int:
@@ -189,7 +196,7 @@ class SweepRecord:
             trial.outcome = trial.ended = trial.reason = None
             self._rank(trial)
         elif kind == "trial_lost":
-            self.lost.add(int(trial_name(event["trial"])[1:]))
+            self.lost.add(trial_number(trial_name(event["trial"])))
         else:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
         self.updated = event["time"]

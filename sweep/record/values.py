@@ -29,6 +29,11 @@ def trial_name(value: Any) -> str:
     return str(value)
 
 
+def trial_number(name: str) -> int:
+    """Return a trial's place in the order of suggestions, from 0, by its name."""
+    return int(name[1:])
+
+
 def finite(value: Any) -> float:
     """Return a finite number.
 

@@ -1,18 +1,24 @@
-"""What a search method is: it is asked for the parameters of trials, and told how they ended."""
+"""What a search method is: it is asked for the parameters of trials, and which of them go on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sweep.config.sweep import SweepConfig
+from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
+from sweep.search.rungs import Rungs, recorded
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 
 
 class AskTell(Protocol):
-    """A search method. It is built from the sweep's config and record (see `build_method`).
+    """A search method: what to try, and what to stop early. One serves a whole session.
 
-    What it answers is a pure function of the seed, the trial's number, and the results known by
-    then, so that a resume goes on as if nothing had happened.
+    It is built from the sweep's config and record (see `build_method`). What it answers is a pure
+    function of the seed, the trial's number, and the results known by then, so that a resume goes
+    on as if nothing had happened. It knows neither Tune nor files nor a clock.
+
+    The calls of a trial are: ask; report for each of its evaluations, in order, until it answers
+    False; tell, unless it is interrupted. Those of trials side by side interleave as they happen.
     """
 
     def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,12 +30,24 @@ class AskTell(Protocol):
             fixed: parameters that are given: a start point's, or an unfinished trial's own.
         """
 
+    def report(self, number: int, step: int, loss: float) -> bool:
+        """Take in an evaluation of a trial that was asked for; return whether the trial goes on.
+
+        Of the last one, too, just before `tell`. After a lost checkpoint, or a resume, evaluations
+        come again: such a one counts once, and a trial that was stopped stays so.
+
+        Args:
+            number: the trial.
+            step: optimizer steps that it has done, 0 before the first.
+            loss: on the validation windows, nats per token.
+        """
+
     def tell(self, number: int, loss: float | None) -> None:
         """Take in the end of a trial that was asked for.
 
         Args:
             number: the trial.
-            loss: its last one, whether it finished or was stopped at a rung; for a lost trial
+            loss: its last one, whether it finished or was stopped early; for a lost trial
                 OBJECTIVE_OF_A_LOST_TRIAL; None: it failed.
         """
 
@@ -50,3 +68,20 @@ def build_method(config: SweepConfig, record: SweepRecord) -> AskTell:
     from sweep.search.optuna_search import OptunaMethod  # Optuna takes a while to import
 
     return OptunaMethod(config, record)
+
+
+def stopped_on_record(
+    config: SweepConfig, record: SweepRecord, events: Sequence[Event]
+) -> set[str]:
+    """Return the names of unfinished trials that the method stopped at their last evaluation.
+
+    Between its decision and the word of the trial's end a driver may have died.
+
+    Args:
+        config: the sweep.
+        record: what `events` say.
+        events: of all sessions, in the order in which they were recorded.
+    """
+    rungs = Rungs(config.rungs, config.asha.reduction_factor)
+    went_on = rungs.replay(recorded(events))
+    return {t.name for t in record.unfinished if not went_on.get((t.name, t.step), True)}

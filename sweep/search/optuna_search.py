@@ -1,5 +1,7 @@
 """The search methods in Optuna, TPE and random, made repeatable and resumable.
 
+They stop trials early at rungs, by asynchronous successive halving.
+
 A new sampler is seeded for each suggestion. A resume rebuilds the study from the sweep's own
 record, so there is no second store that could disagree, and nothing is unpickled.
 """
@@ -22,6 +24,7 @@ from sweep.config.space import Domain
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.search.ask_tell import told_loss
+from sweep.search.rungs import RungStops
 
 
 class OptunaMethod:
@@ -36,6 +39,7 @@ class OptunaMethod:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._config = config
         self._space = {name: distribution(domain) for name, domain in config.space.items()}
+        self._stops = RungStops(config, record)
         self._asked: dict[int, optuna.trial.Trial] = {}
         self._waiting = {trial.number for trial in record.unfinished}
         self.study = optuna.create_study(sampler=RandomSampler())
@@ -53,6 +57,10 @@ class OptunaMethod:
         self.study.sampler = sampler(self._config.search, self._config.seed, number)
         self._asked[number] = self.study.ask(self._space)
         return self._asked[number].params
+
+    def report(self, number: int, step: int, loss: float) -> bool:
+        """Take in an evaluation; return whether the trial goes on, by the rungs."""
+        return self._stops.report(number, step, loss)
 
     def tell(self, number: int, loss: float | None) -> None:
         """Take in the last loss of a trial; None: it failed."""

@@ -3,7 +3,9 @@
 import bisect
 from collections.abc import Hashable, Iterable, Iterator
 
+from sweep.config.sweep import SweepConfig
 from sweep.record.lines import Event
+from sweep.record.results import SweepRecord
 
 Arrival = tuple[Hashable, int, float]
 """A trial, the step of an evaluation, and its validation loss."""
@@ -60,6 +62,32 @@ class Rungs:
         below, above = rewards[low], rewards[min(low + 1, len(rewards) - 1)]
         share, gap = place - low, above - below
         return above - gap * (1 - share) if share >= 0.5 else below + gap * share
+
+
+class RungStops:
+    """Which trials of a session the rungs stop.
+
+    The rungs are a function of the recorded evaluations, so a resume refills them from the record.
+    A trial that was stopped stays so, where its worker died before it was. Without early stopping
+    there are no rungs, and every trial goes on to its end.
+
+    Args:
+        config: the sweep.
+        record: what earlier sessions did.
+    """
+
+    def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
+        self._stopped: set[int] = set()
+        self._rungs = Rungs(config.rungs, config.asha.reduction_factor)
+        for trial in record.trials.values():
+            for evaluation in trial.evaluations:
+                self._rungs.arrive(int(evaluation["step"]), trial.number, evaluation["val_loss"])
+
+    def report(self, number: int, step: int, loss: float) -> bool:
+        """Take in an evaluation of trial `number`; return whether the trial goes on."""
+        if not self._rungs.arrive(step, number, loss):
+            self._stopped.add(number)
+        return number not in self._stopped
 
 
 def recorded(events: Iterable[Event]) -> Iterator[Arrival]:

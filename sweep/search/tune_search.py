@@ -15,9 +15,8 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
     """Suggests trials for one session of a sweep.
 
     First the unfinished trials of earlier sessions, from their checkpoints, then new ones. It
-    numbers the trials; their parameters are those of the sweep's search method. Of results on the
-    way it tells the method nothing: stopped trials count with their last loss, not with their
-    curve.
+    numbers the trials; their parameters are those of the sweep's search method. Of evaluations on
+    the way the method hears when it is asked whether the trial goes on (see SweepStopping).
 
     Args:
         config: the sweep.
@@ -40,6 +39,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
     ) -> None:
         super().__init__(metric="val_loss", mode="min")
         self.method = build_method(config, record)
+        """What suggests the session's trials, and stops them early."""
         self._config = config
         self._checkpoints = dict(checkpoints)
         self._concurrent = concurrent
@@ -87,8 +87,13 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
     ) -> None:
         """Tell the method of a trial that ended; of one without a result, as of one that failed."""
         number = self._running.pop(trial_id, None)
-        if number is not None:
-            self.method.tell(number, result["val_loss"] if result and not error else None)
+        if number is None:
+            return
+        result = None if error else result
+        if result and result.get("outcome") is None and "step" in result:
+            # The last step's, which Tune asks nobody about; an earlier one comes again.
+            self.method.report(number, result["step"], result["val_loss"])
+        self.method.tell(number, result["val_loss"] if result else None)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a resume reads the sweep's record."""
