@@ -14,7 +14,7 @@ from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
 
-ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv")
+ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv", "recommend")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Arguments:
     """End a running sweep as a signal would, from wherever its folder is seen."""
     pause: bool = False
     """The same, and say that it is to be gone on with."""
+    recommend: bool = False
+    """Say what to train in full, and how the best rate goes with the size, by the fit."""
+    size: str | None = None
+    """With --recommend: a size to tell the best rate of, as in d_model=384,n_layers=6."""
     csv: str | None = None
     """Write the trials to this file as CSV, one row each; `-`: print them."""
     json: bool = False
@@ -58,6 +62,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError(
             f"{', '.join(asked)}: name the sweep, as in `status.py sweep-001 {asked[0]}`"
         )
+    if arguments.size is not None and not arguments.recommend:
+        raise ConfigError("--size: goes with --recommend")
     if len(asked) > 1 and set(asked) != {"--sync", "--repair"}:
         raise ConfigError(f"{', '.join(asked)}: give one of them")
     return _carry_out(arguments, Output(json=arguments.json, quiet=arguments.quiet))
@@ -92,6 +98,10 @@ def _carry_out(arguments: Arguments, output: Output) -> int:
             mend.sync(folder, console)
     if arguments.csv is not None:
         sweeps.write_csv(folder, arguments.csv, output)
+    elif arguments.recommend:
+        from sweep.show.recommended import tell_recommendation  # scipy takes its time
+
+        tell_recommendation(folder, arguments.size, output)
     elif arguments.json or not any(getattr(arguments, name) for name in ACTIONS):
         sweeps.tell_one(folder, output)
     return 0

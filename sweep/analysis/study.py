@@ -77,7 +77,7 @@ class Study:
         for trial in self.record.trials.values():
             groups.setdefault(self.size_of(trial), []).append(trial)
         found = [
-            Size(values, self.label_of(values), self._parameters(trials[0]), tuple(trials))
+            Size(values, self.label_of(values), self.parameters(trials[0].params), tuple(trials))
             for values, trials in groups.items()
         ]
         return sorted(found, key=lambda size: (size.parameters or 0, str(size.values)))
@@ -102,11 +102,16 @@ class Study:
         """Return a size as people say it: "128x4"."""
         return size_text(self._size_fields, size) or "the model"
 
+    def parameters(self, params: dict[str, Any]) -> int | None:
+        """Return the trainable parameters of a model; None where the vocabulary is not known.
+
+        Args:
+            params: searched fields by dotted name; those left out are as in the base trial.
+        """
+        if self.vocab_size is None:
+            return None
+        return parameter_count(self.config.trial_config(params).model, self.vocab_size)
+
     @cached_property
     def _size_fields(self) -> list[str]:
         return size_fields(self.config)[0]
-
-    def _parameters(self, trial: TrialRecord) -> int | None:
-        if self.vocab_size is None:
-            return None
-        return parameter_count(self.config.trial_config(trial.params).model, self.vocab_size)

@@ -1,12 +1,11 @@
 """The best learning rate against parameters, and what that says of larger models."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from sweep.analysis.facts import Facts
-from sweep.analysis.gaussian_process import Array
+from sweep.analysis.power_law import PowerLaw, fewest_sizes, fit_power_law
 from sweep.analysis.sizes import SizeRow, place_of
 from sweep.analysis.words import magnitude, show_value
 from sweep.config.space import RATE
@@ -14,8 +13,6 @@ from sweep.pictures.look import looks_of
 from sweep.pictures.picture import GREY, Picture, Trace, axis, band, line, marks, shown
 
 KEY, TITLE = "rates", "Best learning rate against parameters"
-FEWEST = 3
-"""Sizes that a line needs, besides the two that every line goes through."""
 MOST = 24
 """Sizes that the line is drawn through."""
 AHEAD = (2, 4)
@@ -65,33 +62,27 @@ def rates(facts: Facts) -> Picture:
         "Bars: the interval that holds the size's best rate with 80 %. Hollow: no trial of that "
         "size was finished near its best rate."
     )
-    if len(set(counts)) < FEWEST:
-        return Picture(KEY, TITLE, _few(facts, known), traces, layout, note)
     chosen = np.linspace(0, len(places) - 1, min(MOST, len(places))).round().astype(int)
-    draws = facts.surface.best_rates([places[n] for n in chosen])
-    line_traces, sentence = _line(draws, [counts[n] for n in chosen])
+    sizes = [[counts[n]] for n in chosen]
+    law = fit_power_law(sizes, facts.surface.best_rates([places[n] for n in chosen]))
+    if law is None:
+        return Picture(KEY, TITLE, _few(facts, known), traces, layout, note)
+    line_traces, sentence = _line(law, counts)
     note += (
         " Line and shade: power laws through joint draws of all sizes' best rates from the fit's "
-        "posterior, median and 80 %. Beyond the largest size they are a prediction: nothing was "
-        "trained there."
+        "posterior, median and 80 % of a size's rate. Beyond the largest size they are a "
+        "prediction: nothing was trained there."
     )
     return Picture(KEY, TITLE, sentence, [*line_traces, *traces], layout, note)
 
 
-def _line(draws: Array, counts: list[int]) -> tuple[list[Trace], str]:
+def _line(law: PowerLaw, counts: list[int]) -> tuple[list[Trace], str]:
     """Return the line with its band and the predictions, and what they say.
 
     Args:
-        draws: (d, n) best rates of n sizes.
-        counts: (n,) their parameters.
+        law: of the parameters.
+        counts: (n,) the sizes' parameters.
     """
-    x = np.log(np.array(counts, dtype=np.float64))
-    slopes, levels = np.polyfit(x - x.mean(), np.log(draws).T, 1)
-
-    def along(count: float) -> list[float]:
-        at = np.exp(levels + slopes * (math.log(count) - x.mean()))
-        return [float(value) for value in np.quantile(at, [0.1, 0.5, 0.9])]
-
     largest = max(counts)
     ends = [min(counts), largest, AHEAD[-1] * largest]
     inside = list(np.geomspace(ends[0], ends[1], 12))
@@ -101,13 +92,13 @@ def _line(draws: Array, counts: list[int]) -> tuple[list[Trace], str]:
         ("power law through them", inside, "solid", "rgba(128, 135, 144, 0.25)"),
         ("prediction", beyond, "dot", "rgba(128, 135, 144, 0.12)"),
     ):
-        low, middle, high = zip(*map(along, places), strict=True)
+        low, middle, high = zip(*(law.rate([x]) for x in places), strict=True)
         group = {"legendgroup": name}
         traces += [
             band(name, places, low, high, fillcolor=shade, showlegend=False, **group),
             line(name, places, middle, line={"color": GREY, "dash": dash, "width": 2}, **group),
         ]
-    predicted = {times: along(times * largest) for times in AHEAD}
+    predicted = {times: law.rate([times * largest]) for times in AHEAD}
     traces.append(
         marks(
             "predicted",
@@ -124,7 +115,7 @@ def _line(draws: Array, counts: list[int]) -> tuple[list[Trace], str]:
             marker={"symbol": "diamond-open", "size": 12, "color": GREY, "line": {"width": 2}},
         )
     )
-    power = [float(value) for value in np.quantile(slopes, [0.1, 0.5, 0.9])]
+    (power,) = law.exponents
     told = " and ".join(
         f"{values[1]:.2g} ({values[0]:.2g} .. {values[2]:.2g}) at "
         f"{magnitude(times * largest)} parameters"
@@ -142,4 +133,7 @@ def _few(facts: Facts, known: Sequence[tuple[int, SizeRow]]) -> str:
         for _, row in known
         if row.rates is not None
     )
-    return f"The best rate lies in {said}; fewer than {FEWEST} sizes give no line to go on by."
+    return (
+        f"The best rate lies in {said}; fewer than {fewest_sizes(1)} sizes give no line to go on "
+        "by."
+    )

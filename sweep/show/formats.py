@@ -11,11 +11,12 @@ from sweep.show.documents import (
     WrittenDocument,
 )
 from sweep.show.plan_document import PlanDocument
+from sweep.show.recommended import RecommendationDocument
 from trainable.training.documents import DatasetDocument, TextDocument, TrialRunDocument
 
 DOCUMENTS = (
     *(SweepDocument, SweepsDocument, PlanDocument, RestoredDocument, WrittenDocument),
-    *(TrialRunDocument, TextDocument, DatasetDocument),
+    *(RecommendationDocument, TrialRunDocument, TextDocument, DatasetDocument),
 )
 """Within a number behind the slash of `format`, keys are only added."""
 
