@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sweep.analysis.axes import Axis, axes_of, inputs_of, point_at
 from sweep.analysis.gaussian_process import Array, Rows, fit
-from sweep.config.space import RATE, Domain
+from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 
@@ -58,11 +59,10 @@ class Surface:
     """
 
     def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
-        fields = sorted(config.space, key=lambda name: name != RATE)
-        self._axes = [_Axis(name, config.space[name]) for name in fields]
+        self._axes = axes_of(config.space)
         self._steps = config.trial.train.steps
         self._ended = any(trial.step == self._steps for trial in trials)
-        self._process = fit(self._rows(trials))
+        self._process = fit(rows_of(self._axes, self._steps, trials, MAX_ROWS))
         self.training_noise = self._process.training_noise
         """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
@@ -109,7 +109,7 @@ class Surface:
     def points(self, number: int) -> list[dict[str, Any]]:
         """Return random points of the space."""
         shares = np.random.default_rng(0).random((number, len(self._axes)))
-        return [_point(self._axes, row) for row in shares]
+        return [point_at(self._axes, row) for row in shares]
 
     def spread(self, field: str, number: int) -> list[Any]:
         """Return values evenly spread over a searched field's domain; of a choice, all."""
@@ -133,25 +133,32 @@ class Surface:
     def _along_rate(self, place: Mapping[str, Any], points: int) -> list[dict[str, Any]]:
         return [dict(place) | {RATE: value} for value in self._axes[0].grid(points)]
 
-    def _rows(self, trials: Sequence[TrialRecord]) -> Rows:
-        params, backwards, numbers, losses = [], [], [], []
-        for trial in sorted(trials, key=lambda trial: (-trial.step, trial.number)):
-            for evaluation in _thinned(trial):
-                params.append(trial.params)
-                backwards.append(math.log(self._steps / evaluation["step"]))
-                numbers.append(trial.number)
-                losses.append(evaluation["val_loss"])
-        return Rows(
-            inputs=self._inputs(params[:MAX_ROWS]),
-            backwards=np.array(backwards[:MAX_ROWS]),
-            trial=np.array(numbers[:MAX_ROWS]),
-            loss=np.array(losses[:MAX_ROWS]),
-        )
-
     def _inputs(self, points: Sequence[Mapping[str, Any]]) -> Array:
-        return np.array(
-            [[x for axis in self._axes for x in axis.inputs(point[axis.name])] for point in points]
-        )
+        return inputs_of(self._axes, points)
+
+
+def rows_of(axes: Sequence[Axis], steps: int, trials: Sequence[TrialRecord], most: int) -> Rows:
+    """Return the evaluations that count, at most so many: those of the trials that came furthest.
+
+    Args:
+        axes: the searched fields.
+        steps: of a full trial.
+        trials: whose losses count.
+        most: rows at most.
+    """
+    params, backwards, numbers, losses = [], [], [], []
+    for trial in sorted(trials, key=lambda trial: (-trial.step, trial.number)):
+        for evaluation in _thinned(trial):
+            params.append(trial.params)
+            backwards.append(math.log(steps / evaluation["step"]))
+            numbers.append(trial.number)
+            losses.append(evaluation["val_loss"])
+    return Rows(
+        inputs=inputs_of(axes, params[:most]),
+        backwards=np.array(backwards[:most]),
+        trial=np.array(numbers[:most]),
+        loss=np.array(losses[:most]),
+    )
 
 
 def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
@@ -160,46 +167,12 @@ def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
     return Surface(config, trials) if trials else None
 
 
-class _Axis:
-    """One searched field as inputs of the process."""
-
-    def __init__(self, name: str, domain: Domain) -> None:
-        self.name, self._domain = name, domain
-        values = domain.values
-        self._is_number = all(isinstance(v, int | float) for v in values)
-        low, high = (min(values), max(values)) if self._is_number else (0.0, 1.0)
-        self._is_log = self._is_number and not domain.uniform and low > 0
-        self._low: float = math.log(low) if self._is_log else low
-        self._high: float = math.log(high) if self._is_log else high
-
-    def inputs(self, value: Any) -> list[float]:
-        """Return a value in [0, 1], logarithmically where that is its kind; a word as one of n."""
-        if not self._is_number:
-            return [float(value == choice) for choice in self._domain.values]
-        width = self._high - self._low
-        return [((math.log(value) if self._is_log else value) - self._low) / width if width else 0]
-
-    def value(self, share: float) -> Any:
-        """Return the value at a share, in [0, 1), of the domain."""
-        if self._domain.choice is not None:
-            return self._domain.choice[int(share * len(self._domain.choice))]
-        value = self._low + share * (self._high - self._low)
-        value = math.exp(value) if self._is_log else value
-        return round(value) if self._domain.integers else value
-
-    def grid(self, points: int) -> list[Any]:
-        """Return values from one end of the domain to the other, or the choices."""
-        if self._domain.choice is not None:
-            return sorted(self._domain.choice)
-        return [self.value(share) for share in np.linspace(0.0, 1.0, points)]
-
-
 def _thinned(trial: TrialRecord) -> list[dict[str, float]]:
     trained = [e for e in trial.evaluations if e["step"] > 0]
     return [e for n, e in enumerate(trained, 1) if n in EVALUATIONS or n == len(trained)]
 
 
-def _points(axes: Sequence[_Axis]) -> Iterator[dict[str, Any]]:
+def _points(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
     """Yield values of free fields: a grid for one, random points for more."""
     if not axes:
         yield {}
@@ -207,11 +180,7 @@ def _points(axes: Sequence[_Axis]) -> Iterator[dict[str, Any]]:
         yield from ({axes[0].name: value} for value in axes[0].grid(GRID))
     else:
         for shares in np.random.default_rng(0).random((CANDIDATES, len(axes))):
-            yield _point(axes, shares)
-
-
-def _point(axes: Sequence[_Axis], shares: Array) -> dict[str, Any]:
-    return {axis.name: axis.value(x) for axis, x in zip(axes, shares, strict=True)}
+            yield point_at(axes, shares)
 
 
 def _interval(
