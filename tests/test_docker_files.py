@@ -91,6 +91,12 @@ def test_only_mlflow_is_published_and_on_loopback_only():
     assert apart == {"mlflow"}
 
 
+def test_the_address_that_is_printed_is_the_one_that_is_published():
+    (port,) = SERVICES["mlflow"]["ports"]
+    page = SERVICES["sweep"]["environment"]["LM_SWEEP_MLFLOW_PAGE"]
+    assert port == f"127.0.0.1:{page.removeprefix('http://localhost:')}:5000"
+
+
 def test_secrets_come_from_files_that_git_and_the_builder_do_not_take():
     for secret in COMPOSE["secrets"].values():
         assert secret["file"].startswith("secrets/")

@@ -325,6 +325,18 @@ def test_mlflow_tells_nobody_and_loads_no_pickle(
     assert [variable.get() for variable in asked] == [True, False]
 
 
+def test_the_printed_pages_lie_where_a_browser_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def server() -> set[str]:
+        return {address.partition("/#/")[0] for address in page_addresses("1", "sweep-001")}
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert server() == {"http://mlflow:5000"}
+    monkeypatch.setenv("LM_SWEEP_MLFLOW_PAGE", "http://ann:pw@localhost:5001/")
+    assert server() == {"http://***@localhost:5001"}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert server() == {"http://***@localhost:5001"}
+
+
 def test_the_printed_pages_are_views_that_the_experiment_holds(store: Path) -> None:
     folder, sweep = new_sweep("a.b-c")
     runs = MlflowRuns(folder, sweep)

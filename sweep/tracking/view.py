@@ -6,6 +6,7 @@ all runs as it would without.
 """
 
 import json
+import os
 from typing import Any
 from urllib.parse import quote
 
@@ -49,9 +50,14 @@ def view_tags(name: str, config: SweepConfig, created: float) -> dict[str, str]:
 
 
 def page_addresses(experiment_id: str, name: str) -> tuple[str, str]:
-    """Return the addresses of a sweep's trials and charts, on the server or a local `mlflow ui`."""
+    """Return the addresses of a sweep's trials and charts, where a browser finds them.
+
+    That is LM_SWEEP_MLFLOW_PAGE, or else the server itself, or a local `mlflow ui`. In a network of
+    containers a server has a name that browsers outside do not know.
+    """
     uri = tracking_uri()
-    server = redact(uri).rstrip("/") if is_server(uri) else LOCAL_UI
+    page = os.environ.get("LM_SWEEP_MLFLOW_PAGE") or (uri if is_server(uri) else LOCAL_UI)
+    server = redact(page).rstrip("/")
     trials, charts = (page_route(experiment_id, name, charts=c) for c in (False, True))
     return f"{server}/{trials}", f"{server}/{charts}"
 
