@@ -132,8 +132,10 @@ def test_the_expected_share_is_what_the_scheduler_spends(factor: int) -> None:
     rng = random.Random(0)
     spent = 0
     for _ in range(30):
-        scheduler = SweepStopping(build_method(config, SweepRecord()))
+        method = build_method(config, SweepRecord())
+        scheduler = SweepStopping(method)
         for number in range(24):
+            method.ask(number, {})
             trial = Trial("trial", config={"name": f"t{number:03d}"}, stub=True)
             scheduler.on_trial_add(None, trial)
             loss, reached = rng.random(), 80

@@ -12,6 +12,7 @@ from sweep_samples import TRIAL, ended, evaluated, record_of, run_of, started, s
 
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
+from sweep.record.values import trial_number
 from sweep.search.ask_tell import build_method
 from sweep.search.tune_stopping import SweepStopping
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
@@ -51,14 +52,18 @@ class Session:
     config: SweepConfig
     events: list[Event] = field(default_factory=list)
     trials: dict[str, Trial] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.scheduler = SweepStopping(build_method(self.config, record_of(self.events)))
+        self.method = build_method(self.config, record_of(self.events))
+        self.scheduler = SweepStopping(self.method)
 
     def start(self, name: str) -> None:
         trial = Trial("trial", config={"name": name}, stub=True)
         self.trials[name] = trial
-        self.events.append(started(name))
+        self.method.ask(trial_number(name), {})
+        answer = {"answer": True} if trial_number(name) in self.method.answers else {}
+        self.events.append(started(name, **answer))
         self.scheduler.on_trial_add(None, trial)
 
     def report(self, name: str, step: int, loss: float) -> bool:
@@ -72,6 +77,11 @@ class Session:
             goes_on = decision == TrialScheduler.CONTINUE
         if last or not goes_on:
             self.scheduler.on_trial_complete(None, trial, result)
+            if last:
+                self.method.report(trial_number(name), step, loss)
+            if name not in self.told:
+                self.method.tell(trial_number(name), loss)
+            self.told.add(name)
             self.events.append(ended(name, "finished" if last else "stopped", step))
         return goes_on and not last
 
@@ -79,10 +89,12 @@ class Session:
         """End a trial that diverged, ran out of memory or failed at a step."""
         if outcome == "failed":
             self.scheduler.on_trial_error(None, self.trials[name])
+            self.method.tell(trial_number(name), None)
         else:
             loss = OBJECTIVE_OF_A_LOST_TRIAL
             result = {"step": step, "val_loss": loss, "outcome": outcome, "done": True}
             self.scheduler.on_trial_complete(None, self.trials[name], result)
+            self.method.tell(trial_number(name), loss)
         self.events.append(ended(name, outcome, step, reason="why"))
 
     def interrupt(self, running: list[str], *, crash: bool) -> "Session":
@@ -152,7 +164,7 @@ def play(
 @pytest.mark.parametrize("factor", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(4))
 def test_decides_as_the_plain_rule_does(factor: int, seed: int) -> None:
-    config = sweep_config(asha={"grace_period": 10, "reduction_factor": factor})
+    config = sweep_config(num_samples=99, asha={"grace_period": 10, "reduction_factor": factor})
     plain = PlainAsha(config)
 
     def compare(name: str, step: int, loss: float, goes_on: bool) -> None:

@@ -45,7 +45,8 @@ def suggest(search: SweepSearch, count: int) -> list[Suggestion]:
         trial_id = f"id-{random.random()}"  # Tune's ids are random, too
         suggestion = search.suggest(trial_id)
         taken.append(suggestion)
-        search.on_trial_complete(trial_id, {"val_loss": loss_of(suggestion["params"])})
+        result = {"val_loss": loss_of(suggestion["params"]), "step": 80, "outcome": None}
+        search.on_trial_complete(trial_id, result)
     return taken
 
 
@@ -78,7 +79,9 @@ def test_a_suggestion_that_had_not_begun_is_made_again() -> None:
 @pytest.mark.parametrize("algorithm", ["tpe", "random"])
 def test_the_seed_decides_the_suggestions(algorithm: str) -> None:
     def drawn(seed: int) -> list[dict[str, Any]]:
-        config = sweep_config(space=WIDE, seed=seed, search={"algorithm": algorithm})
+        config = sweep_config(
+            space=WIDE, seed=seed, search={"algorithm": algorithm}, num_samples=99
+        )
         np.random.seed(random.randrange(2**32))  # nothing global may matter
         return params_of(suggest(new_search(config), 20))
 
@@ -111,7 +114,7 @@ def test_tpe_learns_and_random_does_not() -> None:
 
 
 def test_random_suggestions_do_not_depend_on_losses() -> None:
-    config = sweep_config(space=WIDE, search={"algorithm": "random"})
+    config = sweep_config(space=WIDE, search={"algorithm": "random"}, num_samples=99)
     told, untold = new_search(config), new_search(config)
     assert params_of(suggest(told, 15)) == [
         untold.suggest(str(number))["params"] for number in range(15)
@@ -119,11 +122,12 @@ def test_random_suggestions_do_not_depend_on_losses() -> None:
 
 
 def test_suggestions_are_valid_and_inside_their_domains() -> None:
-    config = sweep_config(space=WIDE, cpus_per_trial=2)
+    config = sweep_config(space=WIDE, cpus_per_trial=2, num_samples=99)
     taken = suggest(new_search(config), 40)
     for number, suggestion in enumerate(taken):
         assert set(suggestion) == {
             "name",
+            "answer",
             "params",
             "trial",
             "store",

@@ -30,6 +30,7 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
 
     trial: a TrialConfig as a dict, with the suggestion in it.
     name: the trial's name in the sweep, e.g. "t003".
+    params, answer: what the sweep records of it when it starts.
     store: where checkpoints lie, as open_store takes it.
     place: the trial's folder there, in this session.
     resume_from: names of checkpoints to go on from, newest first; a damaged one is passed over.

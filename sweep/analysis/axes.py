@@ -35,6 +35,8 @@ class Axis:
             return self._domain.choice[int(share * len(self._domain.choice))]
         value = self._low + share * (self._high - self._low)
         value = math.exp(value) if self._is_log else value
+        low, high = self._domain.values
+        value = min(max(value, low), high)  # a logarithm and back may end just outside
         return round(value) if self._domain.integers else value
 
     def grid(self, points: int) -> list[Any]:

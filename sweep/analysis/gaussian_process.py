@@ -12,6 +12,7 @@ tilts along the others, since the best rate moves with the size (Yang et al. 202
 Williams 2006, chapters 2 and 5; hyperparameters are those of the highest posterior.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ class GaussianProcess:
     """
 
     def __init__(self, rows: Rows, scales: Scales) -> None:
-        self._rows, self._scales = rows, scales
+        self._rows, self.scales = rows, scales
         self._sizes, self._lengths, self._tilts = scales.parts(rows.inputs.shape[1])
         self._warped = self._warp(rows.inputs)
         (a, b, trial, row), t = self._sizes, rows.backwards
@@ -91,7 +92,7 @@ class GaussianProcess:
         """Log density of the losses and of the hyperparameters, up to a constant."""
         misfit = (self._rows.loss - self._mean) @ self._weights / 2
         volume = np.log(np.diag(self._factor[0])).sum()
-        return float(-misfit - volume - self._scales.point @ self._scales.point / 2)
+        return float(-misfit - volume - self.scales.point @ self.scales.point / 2)
 
     def final(self, inputs: Array) -> tuple[Array, Array]:
         """Return mean (m,) and covariance (m, m) of the noiseless final loss at inputs (m, d)."""
@@ -130,7 +131,7 @@ def fit(rows: Rows) -> GaussianProcess:
     asked = b"".join(part.tobytes() for part in parts)
     found = _LAST.get(asked)
     if found is None:
-        found = _search(rows)
+        found = searched(rows, Scales.prior(rows.inputs.shape[1]), SEARCH_STEPS)
         _LAST.clear()
         _LAST[asked] = found
     return found
@@ -140,10 +141,17 @@ _LAST: dict[bytes, GaussianProcess] = {}
 """The last process that was fitted, by the bytes of its rows."""
 
 
-def _search(rows: Rows) -> GaussianProcess:
-    point = Scales.prior(rows.inputs.shape[1]).point
+def searched(rows: Rows, start: Scales, steps: Sequence[float]) -> GaussianProcess:
+    """Return the likeliest process that a coordinate search finds.
+
+    Args:
+        rows: at least one evaluation.
+        start: where it begins.
+        steps: its step lengths, one after another, in units of the priors' deviations.
+    """
+    point = start.point
     best = GaussianProcess(rows, Scales(point))
-    for step in SEARCH_STEPS:
+    for step in steps:
         for axis in range(len(point)):
             for move in (step, -step):
                 moved = point.copy()

@@ -106,6 +106,10 @@ class Surface:
         """
         return self._process.final_mean(self._inputs(points))
 
+    def expected_at(self, inputs: Array) -> Array:
+        """Return what `expected` returns, at inputs (n, d) as inputs_of has them."""
+        return self._process.final_mean(inputs)
+
     def points(self, number: int) -> list[dict[str, Any]]:
         """Return random points of the space."""
         shares = np.random.default_rng(0).random((number, len(self._axes)))

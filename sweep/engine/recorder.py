@@ -191,8 +191,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
         name: str = trial.config["name"]
         if name not in self._started:
             self._started.add(name)
-            where = {"node": self._nodes[name]} if name in self._nodes else {}
-            self._log.append("trial_started", trial=name, params=trial.config["params"], **where)
+            facts: dict[str, Any] = {"answer": True} if trial.config.get("answer") else {}
+            facts |= {"node": self._nodes[name]} if name in self._nodes else {}
+            self._log.append("trial_started", trial=name, params=trial.config["params"], **facts)
         return name
 
     def _end(

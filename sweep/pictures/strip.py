@@ -63,10 +63,14 @@ def rungs(facts: Facts) -> Picture:
 
 
 def _arrivals(facts: Facts, step: int) -> list[Arrival]:
-    """Return who came to a rung with which loss, in the order of suggestions."""
+    """Return who came to a rung with which loss, in the order of suggestions.
+
+    A trial that trains the answer enters none.
+    """
     return [
         (trial, told_["val_loss"])
         for trial in facts.record.trials.values()
+        if not trial.is_answer
         for told_ in trial.evaluations
         if told_["step"] == step
     ]

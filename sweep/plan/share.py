@@ -14,6 +14,8 @@ LARGEST_SIMULATED = 1_000
 def expected_share(config: SweepConfig) -> float:
     """Return the expected share of all steps that ASHA spends, by simulating its rule.
 
+    The last trial trains the answer: it enters no rung, and is never stopped.
+
     Trials of random, constant quality arrive one after another; better suggestions and trials
     side by side let somewhat more survive.
     """
@@ -24,7 +26,8 @@ def expected_share(config: SweepConfig) -> float:
     spent = 0
     for _ in range(sweeps):
         rungs = Rungs(at, config.asha.reduction_factor)
-        for trial, quality in enumerate(rng.random(trials).tolist()):
+        for trial, quality in enumerate(rng.random(trials - 1).tolist()):
             stops = (rung for rung in at if not rungs.arrive(rung, trial, quality))
             spent += next(stops, steps)
+        spent += steps
     return spent / (sweeps * trials * steps)

@@ -67,6 +67,8 @@ class TrialRecord:
     """Step of the rung that stopped it."""
     reason: str | None = None
     """Why it diverged or failed."""
+    is_answer: bool = False
+    """Whether it was to train the best settings by a fit to all trials before, unstopped."""
     restarts: int = 0
     """Times its worker died and it went on from a checkpoint."""
 
@@ -131,8 +133,8 @@ class SweepRecord:
     """Unix time of the last event."""
     lost: set[int] = field(default_factory=set)
     """Numbers of trials whose start was damaged: they are not given again."""
-    ended: int = 0
-    """Trials that have an outcome."""
+    in_order: list[str] = field(default_factory=list)
+    """Names of the trials that have an outcome, in the order in which they ended."""
     steps: int = 0
     """Sum of all trials' last reported steps."""
     holding: dict[str, TrialRecord] = field(default_factory=dict)
@@ -171,7 +173,8 @@ class SweepRecord:
 
         session_started: session, num_samples, machine, plan (in the first).
         session_ended: completed, and ended_by, if it was early.
-        trial_started: trial, params, on a cluster node (again after a resume).
+        trial_started: trial, params, answer if it trains that, on a cluster node (again after a
+            resume).
         trial_restarted: trial, reason.
         evaluation: trial, metrics; worker (host:process), where it is another one.
         checkpoint: trial, step, val_loss, path. notice: trial, text.
@@ -192,8 +195,10 @@ class SweepRecord:
         elif kind == "trial_started":
             params, name = parameters(event["params"]), trial_name(event["trial"])
             trial = self.trials.setdefault(name, TrialRecord(name, params, event["time"]))
-            self.ended -= trial.outcome is not None
+            if trial.outcome is not None:
+                self.in_order.remove(name)
             trial.outcome = trial.ended = trial.reason = None
+            trial.is_answer = trial.is_answer or of_kind(bool, event.get("answer", False))
             self._rank(trial)
         elif kind == "trial_lost":
             self.lost.add(trial_number(trial_name(event["trial"])))
@@ -222,7 +227,8 @@ class SweepRecord:
         elif kind == "outcome":
             if event["outcome"] not in OUTCOMES:
                 raise ValueError(f"unknown outcome {event['outcome']!r}")
-            self.ended += trial.outcome is None
+            if trial.outcome is None:
+                self.in_order.append(trial.name)
             trial.outcome, trial.ended = event["outcome"], event["time"]
             trial.rung = None if event["rung"] is None else of_kind(int, event["rung"])
             trial.reason = None if event["reason"] is None else of_kind(str, event["reason"])
@@ -251,6 +257,11 @@ class SweepRecord:
     def unfinished(self) -> list[TrialRecord]:
         """Trials that a resume goes on with, in order."""
         return [t for t in self.trials.values() if t.outcome in (None, "interrupted")]
+
+    @property
+    def ended(self) -> int:
+        """Number of trials that have an outcome."""
+        return len(self.in_order)
 
     @property
     def complete(self) -> bool:

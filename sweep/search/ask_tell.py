@@ -1,6 +1,6 @@
 """What a search method is: it is asked for the parameters of trials, and which of them go on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 from sweep.config.sweep import SweepConfig
@@ -20,6 +20,10 @@ class AskTell(Protocol):
     The calls of a trial are: ask; report for each of its evaluations, in order, until it answers
     False; tell, unless it is interrupted. Those of trials side by side interleave as they happen.
     """
+
+    @property
+    def answers(self) -> Container[int]:
+        """Numbers of the trials that train the answer, and are never stopped early."""
 
     def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of trial `number`, by dotted field.

@@ -1,12 +1,13 @@
 """The search methods in Optuna, TPE and random, made repeatable and resumable.
 
-They stop trials early at rungs, by asynchronous successive halving.
+They stop trials early at rungs, by asynchronous successive halving; the last one, which trains
+the answer, enters none.
 
 A new sampler is seeded for each suggestion. A resume rebuilds the study from the sweep's own
 record, so there is no second store that could disagree, and nothing is unpickled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from optuna.trial import TrialState
 from sweep.config.space import Domain
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
+from sweep.search.answers import Answers
 from sweep.search.ask_tell import told_loss
+from sweep.search.known import Known
 from sweep.search.rungs import RungStops
 
 
@@ -40,6 +43,8 @@ class OptunaMethod:
         self._config = config
         self._space = {name: distribution(domain) for name, domain in config.space.items()}
         self._stops = RungStops(config, record)
+        self._known = Known(config, record)
+        self._answers = Answers(config, record, self._known)
         self._asked: dict[int, optuna.trial.Trial] = {}
         self._waiting = {trial.number for trial in record.unfinished}
         self.study = optuna.create_study(sampler=RandomSampler())
@@ -50,20 +55,30 @@ class OptunaMethod:
             else:
                 self.study.add_trial(self._ended(trial))
 
+    @property
+    def answers(self) -> Container[int]:
+        """Numbers of the trials that train the answer."""
+        return self._answers.numbers
+
     def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of trial `number`, those of `fixed` as they are there."""
+        if number not in self._waiting:
+            fixed = fixed or self._answers.params(number) or {}
         if fixed and number not in self._waiting:
             self.study.enqueue_trial(dict(fixed))
         self.study.sampler = sampler(self._config.search, self._config.seed, number)
         self._asked[number] = self.study.ask(self._space)
+        self._known.begins(number, self._asked[number].params)
         return self._asked[number].params
 
     def report(self, number: int, step: int, loss: float) -> bool:
         """Take in an evaluation; return whether the trial goes on, by the rungs."""
-        return self._stops.report(number, step, loss)
+        self._known.hears(number, step, loss)
+        return number in self.answers or self._stops.report(number, step, loss)
 
     def tell(self, number: int, loss: float | None) -> None:
         """Take in the last loss of a trial; None: it failed."""
+        self._known.ends(number, loss)
         state = TrialState.FAIL if loss is None else TrialState.COMPLETE
         self.study.tell(self._asked.pop(number), loss, state)
 

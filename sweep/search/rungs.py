@@ -80,6 +80,8 @@ class RungStops:
         self._stopped: set[int] = set()
         self._rungs = Rungs(config.rungs, config.asha.reduction_factor)
         for trial in record.trials.values():
+            if trial.is_answer:
+                continue
             for evaluation in trial.evaluations:
                 self._rungs.arrive(int(evaluation["step"]), trial.number, evaluation["val_loss"])
 
@@ -93,8 +95,11 @@ class RungStops:
 def recorded(events: Iterable[Event]) -> Iterator[Arrival]:
     """Yield the evaluations among a sweep's events, in the order in which they were recorded.
 
-    A lost trial's last report is none: it enters no rung.
+    A lost trial's last report is none: it enters no rung. Nor does a trial that trains the answer.
     """
+    answers: set[str] = set()
     for event in events:
-        if event["event"] == "evaluation":
+        if event["event"] == "trial_started" and event.get("answer"):
+            answers.add(event["trial"])
+        elif event["event"] == "evaluation" and event["trial"] not in answers:
             yield event["trial"], event["metrics"]["step"], event["metrics"]["val_loss"]

@@ -74,6 +74,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._running[trial_id] = number
         return {
             "name": name,
+            "answer": number in self.method.answers,
             "params": params,
             "trial": trial.model_dump(),
             "store": self._store,

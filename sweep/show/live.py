@@ -55,12 +55,12 @@ class LiveView:
         self._ends: deque[str] = deque(maxlen=ENDS)
         for trial in record.trials.values():
             for evaluation in trial.evaluations:
-                self._arrive(evaluation)
+                self._arrive(trial, evaluation)
 
     def notice(self, event: Event) -> None:
         """Take in what just happened, after the record has."""
         if event["event"] == "evaluation":
-            self._arrive(event["metrics"])
+            self._arrive(self._record.trials[event["trial"]], event["metrics"])
         elif event["event"] == "outcome":
             self._ends.append(self.reason(self._record.trials[event["trial"]]))
 
@@ -154,12 +154,14 @@ class LiveView:
         """Return how far a trial is, or how it ended."""
         if trial.outcome is not None:
             return outcome_text(trial)
+        if trial.is_answer:
+            return "trains the answer"
         following = next((rung for rung in self._config.rungs if rung > trial.step), None)
         return f"runs to {f'rung {following:,}' if following else 'its end'}"
 
-    def _arrive(self, evaluation: dict[str, float]) -> None:
+    def _arrive(self, trial: TrialRecord, evaluation: dict[str, float]) -> None:
         losses = self._arrived.get(int(evaluation["step"]))
-        if losses is not None:
+        if losses is not None and not trial.is_answer:
             bisect.insort(losses, evaluation["val_loss"])
 
 

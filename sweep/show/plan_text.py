@@ -56,7 +56,7 @@ def plan_lines(
         f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
         *noise_lines(plan),
         f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
-        f"1/{config.asha.reduction_factor} go on; {share}"
+        f"1/{config.asha.reduction_factor} go on, the last trial in any case; {share}"
         if config.rungs
         else "rungs     none: every trial runs to its end",
         f"computed  in {train.computed_in}",

@@ -60,7 +60,8 @@ def plan_and_fact(facts: Facts, folder: Path) -> Part:
         ),
     ]
     for rung in config.rungs:
-        came = [t for t in record.trials.values() if any(e["step"] == rung for e in t.evaluations)]
+        judged = [t for t in record.trials.values() if not t.is_answer]
+        came = [t for t in judged if any(e["step"] == rung for e in t.evaluations)]
         left = sum(trial.rung == rung for trial in came)
         share = f"the best 1/{config.asha.reduction_factor} go on"
         rows.append((f"rung {rung:,}", share, f"{len(came):,} came, {left:,} were stopped"))

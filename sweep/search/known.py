@@ -1,0 +1,68 @@
+"""What a search method knows of the trials: what the record holds, and what it heard since."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord, TrialRecord
+from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
+
+
+class Known:
+    """The trials of a sweep as a search method knows them.
+
+    The last step's evaluation counts from the word of the trial's end on: between the two other
+    trials may report, and what they are judged by must be the same after a resume.
+
+    Args:
+        config: the sweep.
+        record: what earlier sessions did.
+    """
+
+    def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
+        self._steps = config.trial.train.steps
+        self.trials: dict[int, TrialRecord] = {}
+        """By number; `outcome` of those that run is None."""
+        self.ended: list[int] = [record.trials[name].number for name in record.in_order]
+        """The trials that have ended, in this order."""
+        for trial in record.trials.values():
+            self.trials[trial.number] = replace(trial, evaluations=[], outcome=trial.outcome)
+            for evaluation in trial.evaluations:
+                self.trials[trial.number].evaluations.append(evaluation)
+        for trial in record.unfinished:
+            known = self.trials[trial.number]
+            known.outcome = None
+            known.evaluations = [e for e in known.evaluations if e["step"] < self._steps]
+            self.ended = [number for number in self.ended if number != trial.number]
+
+    def begins(self, number: int, params: Mapping[str, Any]) -> None:
+        """Take in that a trial runs."""
+        if number not in self.trials:
+            self.trials[number] = TrialRecord(f"t{number:03d}", dict(params), 0.0)
+
+    def hears(self, number: int, step: int, loss: float) -> bool:
+        """Take in an evaluation; return whether it is a new one."""
+        trial = self.trials[number]
+        if trial.evaluations and step <= trial.step:
+            return False
+        trial.evaluations.append({"step": step, "val_loss": loss})
+        return True
+
+    def ends(self, number: int, loss: float | None) -> None:
+        """Take in a trial's end, as AskTell.tell hears of it."""
+        trial = self.trials[number]
+        if loss is None:
+            trial.outcome = "failed"
+        elif loss == OBJECTIVE_OF_A_LOST_TRIAL:
+            trial.outcome = "diverged"
+        else:
+            trial.outcome = "finished" if trial.step >= self._steps else "stopped"
+        self.ended.append(number)
+
+    @property
+    def running(self) -> list[TrialRecord]:
+        """The trials that have not ended, by their numbers."""
+        return sorted(
+            (t for t in self.trials.values() if t.outcome is None), key=lambda t: t.number
+        )
