@@ -48,6 +48,11 @@ class ModelConfig(Section):
     """Added to the mean square in RMSNorm."""
     tie_embeddings: bool = False
     """Use one matrix for the token embedding and the output head."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How initial weights and rates go with the width. mup: so that one learning rate fits all
+    widths (maximal update parametrization, Yang et al. 2022)."""
+    base_width: int = Field(default=128, ge=1, le=65_536)
+    """Only for mup: the d_model at which it is the same as the standard parametrization."""
 
     @property
     def n_heads(self) -> int:
@@ -74,12 +79,21 @@ class ModelConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _mup_scales_the_head_alone(self) -> Self:
+        if self.parametrization == "mup" and self.tie_embeddings:
+            raise ValueError(
+                "parametrization mup with tie_embeddings: head and embedding want other scales; "
+                "leave one of them out"
+            )
+        return self
+
 
 class OptimConfig(Section):
     """AdamW and the learning-rate schedule (CS336 assignment 1, section 4)."""
 
     lr: float = Field(default=3e-3, gt=0, le=1e3)
-    """Peak learning rate."""
+    """Peak learning rate; with model.parametrization mup, that at the base width."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """After the warm-up: a cosine down to the final rate, or "wsd": stable, then a linear decay."""
     warmup_fraction: float = Field(default=0.05, ge=0, le=1)

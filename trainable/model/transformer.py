@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainable.config.trial import ModelConfig
+from trainable.model.parametrization import fan_in_ratio
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Causal attention of turned queries, keys and values, each (B, H, T, K)."""
@@ -176,9 +177,17 @@ class Transformer(nn.Module):
         logits: Tensor = self.head(self.norm(x))
         return logits
 
+    def rate_scale(self, name: str) -> float:
+        """Return what the learning rate of a parameter is multiplied with (parametrization.py)."""
+        layer = name.split(".")[-2]
+        return 1.0 if layer.startswith("norm") else 1 / fan_in_ratio(self.config, layer)
+
     @torch.no_grad()
     def _initialize(self, generator: torch.Generator) -> None:
-        """Draw truncated normals: variance 2 / (fan_in + fan_out), embedding 1 (section 3.4.1)."""
+        """Draw truncated normals: variance 2 / (fan_in + fan_out), embedding 1 (section 3.4.1).
+
+        With muP the head is as at the base width, over the ratio of the widths.
+        """
         config = self.config
         fused = {"qkv": 3, "w13": 2}  # matrices that share one product keep their own fans
         for name, parameter in self.named_parameters():
@@ -191,7 +200,8 @@ class Transformer(nn.Module):
                 _truncated_normal(parameter, std, generator)
             else:
                 fan_out, fan_in = parameter.shape
-                std = math.sqrt(2 / (fan_in + fan_out // fused.get(layer, 1)))
+                ratio = fan_in_ratio(config, layer) if layer == "head" else 1.0
+                std = math.sqrt(2 / (fan_in / ratio + fan_out // fused.get(layer, 1))) / ratio
                 _truncated_normal(parameter, std, generator)
 
 

@@ -2,11 +2,16 @@
 
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from trainable.config.trial import OptimConfig
+from trainable.model.transformer import Transformer
+
+RATE_SCALE = "rate_scale"
+"""Key of a group whose rate is the schedule's times a number; others have none."""
 
 
 class AdamW(torch.optim.AdamW):
@@ -23,18 +28,33 @@ class AdamW(torch.optim.AdamW):
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019) that decays matrices only, not gains."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices = {"params": [p for p in parameters if p.ndim >= 2]}
-    gains = {"params": [p for p in parameters if p.ndim < 2]}
-    optimizer = AdamW([matrices, gains], lr=config.lr, fused=True)
+    """Return AdamW (Loshchilov and Hutter 2019) that decays matrices only, not gains.
+
+    With muP there is a group more for each scale of the rate (see parametrization.py), which the
+    group has as `rate_scale`.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    gains = [p for _, p in named if p.ndim < 2]
+    matrices: dict[float, list[nn.Parameter]] = {1.0: []}
+    for name, parameter in named:
+        if parameter.ndim >= 2:
+            scale = model.rate_scale(name) if isinstance(model, Transformer) else 1.0
+            matrices.setdefault(scale, []).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": matrices.pop(1.0)}, {"params": gains}]
+    groups += [{"params": own, RATE_SCALE: scale} for scale, own in matrices.items()]
+    optimizer = AdamW(groups, lr=config.lr, fused=True)
     use_settings(optimizer, config)
     return optimizer
 
 
 def use_settings(optimizer: AdamW, config: OptimConfig) -> None:
-    """Give both groups of build_optimizer the settings of `config`; a checkpoint brings its own."""
-    for group, decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
+    """Give the groups of build_optimizer the settings of `config`; a checkpoint brings its own.
+
+    What a scale takes from a group's rate, it gives to its decay: their product stays.
+    """
+    _, gains, *_ = optimizer.param_groups
+    for group in optimizer.param_groups:
+        decay = 0.0 if group is gains else config.weight_decay / group.get(RATE_SCALE, 1.0)
         group.update(betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=decay)
 
 
@@ -58,6 +78,6 @@ def learning_rate(step: int, config: OptimConfig, total_steps: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` in the next update of all parameters."""
+    """Use `rate` in the next update of all parameters, with their groups' scales."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(RATE_SCALE, 1.0)
