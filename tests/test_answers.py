@@ -108,6 +108,24 @@ def test_a_sweep_that_is_extended_has_a_new_answer_and_keeps_the_old_one() -> No
     assert [t.number for t in record.trials.values() if t.is_answer] == [3, 6]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_was_trained_to_the_end_is_not_trained_again(algorithm: str) -> None:
+    """The best rate lies at the end of the range, where two answers would be the same."""
+    space = {"optim.lr": {"loguniform": [1e-5, 1e-4]}, "model.d_model": {"choice": [32, 64]}}
+    search = {"algorithm": algorithm}
+    first = Sweep(sweep_config(num_samples=8, space=space, search=search))
+    for number in range(8):
+        first.run(number)
+    longer = Sweep(sweep_config(num_samples=12, space=space, search=search), first.events)
+    for number in range(8, 12):
+        longer.run(number)
+    trials = record_of(longer.events).trials.values()
+    (answer,) = (t for t in trials if t.is_answer)
+    assert answer.number == 7
+    assert answer.params == {"optim.lr": 1e-4, "model.d_model": 64}
+    assert sum(t.params == answer.params for t in trials) == 1
+
+
 def test_there_is_none_where_nothing_was_trained_or_the_point_is_given() -> None:
     only = Sweep(sweep_config(num_samples=1))
     only.run(0)

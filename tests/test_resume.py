@@ -96,6 +96,20 @@ def test_a_signal_ends_the_sweep_gracefully(tmp_path, start):
     assert_whole(tmp_path, "signalled", steps=2000, trials=3)
 
 
+def test_a_checkpoint_that_is_being_saved_when_a_signal_comes_is_saved(tmp_path, start):
+    """It is signalled at the very evaluation; a model of 3 M parameters takes a while to save."""
+    folder = tmp_path / "results" / "at-once"
+    large = ("--trial.model.d-model", "256", "--trial.model.n-layers", "4", "--trial.train.steps")
+    flags = (*large, "4000", "--trial.train.eval-every", "10", *ALONE, *UNTRACKED)
+    sweep = start_and_wait(start, tmp_path, "at-once", *flags, step=10)
+    sweep.send_signal(signal.SIGTERM)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, output + errors
+    (trial,) = SweepRecord.read(folder).trials.values()
+    assert trial.outcome == "interrupted"
+    assert trial.checkpoints[-1].step == trial.step >= 10
+
+
 def test_a_signal_to_ray_as_well_is_no_other_end(tmp_path, start):
     """So do timeout, systemd and batch systems: they signal the whole process group."""
     folder = tmp_path / "results" / "group"

@@ -22,6 +22,7 @@ Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 JOINED = (
     ("model.d_model", "model.head_dim"),
+    ("model.parametrization", "model.tie_embeddings"),
     ("optim.schedule", "optim.warmup_fraction", "optim.decay_fraction"),
     ("train.batch_size", "train.grad_accumulation", "train.steps", "train.eval_every"),
 )

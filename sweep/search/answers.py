@@ -28,7 +28,8 @@ class Answers:
 
     It is the last of the trials that are asked for, whatever the number of workers. Of a sweep that
     is then extended the new last one is, too; the old one stays what it was (see
-    TrialRecord.is_answer). None is where nothing was trained yet, or the trial is a start point.
+    TrialRecord.is_answer). None is where nothing was trained yet, where the best settings have been
+    trained to the end, or where the trial is a start point.
 
     Args:
         config: the sweep.
@@ -51,9 +52,15 @@ class Answers:
         if number != self._config.num_samples - 1 or number < len(self._config.start_points):
             return None
         found = self._best(expected)
-        if found is not None:
-            self.numbers.add(number)
+        if found is None or self._is_trained(found):
+            return None
+        self.numbers.add(number)
         return found
+
+    def _is_trained(self, params: dict[str, Any]) -> bool:
+        """Say whether a trial has come to its end there: the same again would be the same bits."""
+        steps = self._config.trial.train.steps
+        return any(t.params == params and t.step >= steps for t in self._known.trials.values())
 
     def _best(self, expected: Expected | None) -> dict[str, Any] | None:
         from sweep.search.candidates import Candidates  # scipy takes a while to import
