@@ -31,17 +31,19 @@ FIXED = (
 class SearchConfig(Section):
     """How the next trial is chosen."""
 
-    algorithm: Literal["tpe", "random"] = "tpe"
-    """tpe: Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform."""
+    algorithm: Literal["tpe", "random", "gp"] = "tpe"
+    """tpe: Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform.
+    gp: one Gaussian process over all learning curves, which stops trials, too."""
     startup_trials: int = Field(default=10, ge=1, le=10**6)
-    """Random trials before TPE begins to model the losses."""
+    """Only for tpe: random trials before it begins to model the losses."""
 
 
 class AshaConfig(Section):
     """Asynchronous successive halving (Li et al. 2020), in optimizer steps, with one bracket."""
 
     enabled: bool = True
-    """Stop the worse trials early; false: every trial runs to its end."""
+    """Stop the worse trials early; false: every trial runs to its end. Search by gp stops them by
+    its model, at any evaluation from the grace period on, and knows no rungs."""
     grace_period: int | None = Field(default=None, ge=1)
     """Steps that every trial gets, the first rung; unset: one evaluation interval."""
     reduction_factor: int = Field(default=3, ge=2, le=1_000)
@@ -105,11 +107,18 @@ class SweepConfig(Section):
         return self.asha.grace_period or self.trial.train.eval_interval
 
     @property
+    def stops_by(self) -> Literal["rungs", "model", "nothing"]:
+        """What stops trials early."""
+        if not self.asha.enabled:
+            return "nothing"
+        return "model" if self.search.algorithm == "gp" else "rungs"
+
+    @property
     def rungs(self) -> list[int]:
-        """Steps at which a trial may be stopped, ascending; empty without early stopping."""
+        """Steps at which ASHA may stop a trial, ascending; empty without it (see `stops_by`)."""
         rungs = []
         rung = self.grace_period
-        while self.asha.enabled and rung < self.trial.train.steps:
+        while self.stops_by == "rungs" and rung < self.trial.train.steps:
             rungs.append(rung)
             rung *= self.asha.reduction_factor
         return rungs

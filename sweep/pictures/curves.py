@@ -119,9 +119,10 @@ def _sentence(facts: Facts, ranked: Sequence[TrialRecord]) -> str:
     if best is None:
         return "No trial has a loss that counts."
     ended = [t for t in ranked if t.outcome == "stopped"]
-    early = len([t for t in ended if t.rung == min(facts.config.rungs, default=0)])
+    early = len([t for t in ended if t.rung == facts.config.grace_period])
     stopped = (
-        f"; {len(ended)} trials were stopped early, {early} of them at the first rung"
+        f"; {len(ended)} trials were stopped early, {early} of them at step "
+        f"{facts.config.grace_period:,}"
         if ended
         else ""
     )

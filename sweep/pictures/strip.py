@@ -22,6 +22,8 @@ def rungs(facts: Facts) -> Picture:
     steps = facts.config.rungs
     came = {step: _arrivals(facts, step) for step in steps}
     came = {step: arrivals for step, arrivals in came.items() if arrivals}
+    if facts.config.stops_by == "model":
+        return Picture(KEY, TITLE, "There are no rungs: the search's model stops trials.")
     if not steps:
         return Picture(KEY, TITLE, "There are no rungs: every trial runs to its end.")
     if not came:

@@ -69,6 +69,10 @@ def told_loss(trial: TrialRecord) -> float | None:
 
 def build_method(config: SweepConfig, record: SweepRecord) -> AskTell:
     """Return the sweep's search method, which knows what earlier sessions found."""
+    if config.search.algorithm == "gp":
+        from sweep.search.gp_search import GpMethod  # scipy takes a while to import
+
+        return GpMethod(config, record)
     from sweep.search.optuna_search import OptunaMethod  # Optuna takes a while to import
 
     return OptunaMethod(config, record)
@@ -86,6 +90,22 @@ def stopped_on_record(
         record: what `events` say.
         events: of all sessions, in the order in which they were recorded.
     """
+    if config.search.algorithm == "gp":
+        return {t.name for t in record.unfinished if not _went_on(config, t, events)}
     rungs = Rungs(config.rungs, config.asha.reduction_factor)
     went_on = rungs.replay(recorded(events))
     return {t.name for t in record.unfinished if not went_on.get((t.name, t.step), True)}
+
+
+def _went_on(config: SweepConfig, trial: TrialRecord, events: Sequence[Event]) -> bool:
+    """Ask a method that knows what was known at a trial's last evaluation."""
+    known = SweepRecord()
+    for event in events:
+        if event["event"] == "evaluation" and event["trial"] == trial.name:
+            told = event["metrics"]
+            if told["step"] == trial.step:
+                method = build_method(config, known)
+                method.ask(trial.number, trial.params)
+                return method.report(trial.number, int(told["step"]), told["val_loss"])
+        known.apply(event)
+    return True

@@ -38,20 +38,15 @@ class Candidates:
         free = [axis for axis in axes if axis.name not in self._size_names]
         each = max(LEAST_OF_A_SIZE, POINTS // len(chosen))
         self.points: list[dict[str, Any]] = []
-        self.size: list[int] = []
-        """Which size each point is of."""
+        of_size: list[int] = []
         for place, size in enumerate(chosen):
             for point in _spread(free, each, seed + place):
                 self.points.append({**size, **point})
-                self.size.append(place)
+                of_size.append(place)
         self.sizes: list[tuple[Any, ...]] = [tuple(size.values()) for size in chosen]
         self.inputs: Array = inputs_of(axes, self.points)
-        self.of_size = np.array(self.size)
-
-    @property
-    def have_sizes(self) -> bool:
-        """Whether there are sizes that have best settings of their own."""
-        return len(self.sizes) > 1
+        self.size = np.array(of_size, dtype=np.int64)
+        """Which size each point is of."""
 
     def size_of(self, params: Mapping[str, Any]) -> int | None:
         """Return which size a configuration is of; None: none of those looked at."""

@@ -55,10 +55,7 @@ def plan_lines(
         f"tokens = {magnitude(large.tokens)} tokens a trial; evaluated every "
         f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
         *noise_lines(plan),
-        f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
-        f"1/{config.asha.reduction_factor} go on, the last trial in any case; {share}"
-        if config.rungs
-        else "rungs     none: every trial runs to its end",
+        _stops_text(config, share),
         f"computed  in {train.computed_in}",
         f"memory    {_memory_text(plan, concurrent)}",
         f"time      {_time_text(seconds, probed)}; checkpoints up to "
@@ -71,6 +68,20 @@ def _end(config: SweepConfig, end: End) -> str:
     return (
         f"{size_name(config, end.model)} ({magnitude(end.parameters)} parameters, "
         f"{magnitude(end.flops)}FLOP a trial)"
+    )
+
+
+def _stops_text(config: SweepConfig, share: str) -> str:
+    if config.stops_by == "model":
+        return (
+            f"stops     by the search's model, at any evaluation from step {config.grace_period:,} "
+            f"on, the last trial never; {share}"
+        )
+    if not config.rungs:
+        return "rungs     none: every trial runs to its end"
+    return (
+        f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
+        f"1/{config.asha.reduction_factor} go on, the last trial in any case; {share}"
     )
 
 

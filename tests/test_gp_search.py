@@ -1,0 +1,171 @@
+"""Search by one Gaussian process: what it suggests and stops, and that a resume does the same."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from sweep_samples import record_of, run_of, session, sweep_config
+from test_answers import BEST, Sweep, loss_at
+
+from sweep.analysis.axes import axes_of
+from sweep.config.sweep import SweepConfig
+from sweep.search.ask_tell import build_method, stopped_on_record
+from sweep.search.gp_model import MOST_ROWS, ROWS_OF_SCALES, Model
+from sweep.search.probes import probes_of
+
+
+def config_of(trials: int = 24, **changes: Any) -> SweepConfig:
+    return sweep_config(num_samples=trials, search={"algorithm": "gp"}, **changes)
+
+
+def far(params: dict[str, Any]) -> float:
+    """How far a rate is from the best one, in octaves."""
+    return abs(math.log2(params["optim.lr"] / BEST))
+
+
+def test_it_begins_with_start_points_and_probes_that_stop_after_the_grace_period() -> None:
+    point = {"optim.lr": 3e-3, "model.d_model": 32}
+    sweep = Sweep(config_of(start_points=[point]))
+    assert sweep.start(0, point) == point
+    probes = probes_of(sweep.config)
+    assert probes == 6
+    steps = [sweep.run(number) for number in range(1, 1 + probes)]
+    assert steps == [sweep.config.grace_period] * probes
+    rates = [math.log(sweep.method.ask(n, {})["optim.lr"]) for n in range(1, 1 + probes)]
+    gaps = np.diff([math.log(1e-4), *sorted(rates), math.log(1e-2)])
+    assert gaps.max() < 0.45 * math.log(100), "they fill the range"
+    assert probes_of(config_of(8)) == 3, "a short sweep has few"
+
+
+def test_it_finds_the_best_and_spends_its_steps_there() -> None:
+    rates, steps = [], []
+    for seed in range(4):
+        sweep = Sweep(config_of(seed=seed))
+        for number in range(24):
+            steps.append((number, sweep.run(number)))
+        record = record_of(sweep.events)
+        assert record.best is not None
+        assert record.best.params["model.d_model"] == 64
+        assert far(record.best.params) < 0.4
+        rates += [far(t.params) for t in record.trials.values() if t.number >= 12]
+    assert np.median(rates) < 1.0, "of all that are drawn, half would be 1.7 octaves off"
+    middle = [done for number, done in steps if 8 <= number < 23]
+    assert {10, 80} <= set(middle), "some are stopped, some are not"
+
+
+def test_its_best_place_is_trained_to_the_end_by_the_last_trial_at_the_latest() -> None:
+    answers = 0
+    for seed in range(6):
+        sweep = Sweep(config_of(12, seed=seed))
+        for number in range(12):
+            step = sweep.run(number)
+        record = record_of(sweep.events)
+        last = record.trials["t011"]
+        answers += last.is_answer
+        assert not last.is_answer or step == 80
+        whole = [t for t in record.trials.values() if t.outcome == "finished"]
+        assert min(far(t.params) for t in whole if t.params["model.d_model"] == 64) < 0.3
+    assert answers
+
+
+def test_a_hopeless_trial_is_stopped_and_a_promising_one_goes_on() -> None:
+    sweep = Sweep(config_of())
+    for number in range(12):
+        sweep.run(number)
+    for worse, goes_on in ((1.5, False), (-0.05, True)):
+        played = Sweep(sweep.config, sweep.events)
+        params = played.start(12)
+        assert played.method.report(12, 10, loss_at(params, 10) + worse) is goes_on
+        assert played.method.report(12, 10, 0.0) is goes_on, "what was said once is said again"
+
+
+def test_nothing_is_stopped_without_early_stopping_or_before_the_grace_period() -> None:
+    whole = Sweep(config_of(8, asha={"enabled": False}))
+    assert [whole.run(number, worse=float(number)) for number in range(8)] == [80] * 8
+    patient = Sweep(config_of(8, asha={"grace_period": 40}))
+    assert min(patient.run(number, worse=float(number)) for number in range(8)) == 40
+
+
+def test_a_resume_suggests_and_stops_as_if_nothing_had_happened() -> None:
+    """The driver dies after each event in turn; what the method says next is the same."""
+    whole = Sweep(config_of(14))
+    for number in range(14):
+        whole.run(number)
+    record = record_of(whole.events)
+    params = {trial.number: trial.params for trial in record.trials.values()}
+    for place, event in enumerate(whole.events):
+        before = whole.events[:place]
+        number = int(event.get("trial", "t0")[1:])
+        method = build_method(whole.config, record_of(before))
+        if event["event"] == "trial_started":
+            assert method.ask(number, {}) == event["params"], place
+        elif event["event"] == "evaluation":
+            step = event["metrics"]["step"]
+            method.ask(number, params[number])
+            goes_on = method.report(number, step, event["metrics"]["val_loss"])
+            following = whole.events[place + 1]
+            assert goes_on == (following["event"] == "evaluation" or step == 80), place
+            # The driver died between the evaluation and the word of the trial's end.
+            after = whole.events[: place + 1]
+            stopped = stopped_on_record(whole.config, record_of(after), after)
+            assert stopped == (set() if goes_on else {event["trial"]}), place
+
+
+def test_workers_side_by_side_are_sent_to_different_places() -> None:
+    sweep = Sweep(config_of(40))
+    for number in range(10):
+        sweep.run(number)
+    batch = [sweep.start(number) for number in range(10, 18)]
+    assert len({(p["optim.lr"], p["model.d_model"]) for p in batch}) >= 6
+    alone = [Sweep(sweep.config, sweep.events[:-8]).method.ask(n, {}) for n in (10, 11)]
+    assert alone[0] == batch[0]
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "out_of_memory"])
+def test_it_keeps_away_from_where_trials_are_lost(outcome: str) -> None:
+    config = config_of(60)
+    rates = np.geomspace(1e-4, 1e-2, 16)
+    events = [session()]
+    for n, rate in enumerate(rates.tolist()):
+        lost = rate > 2e-3
+        told = {0: 5.5} if lost else {0: 5.5, 80: 3.0 - 0.1 * n}
+        width = (32, 64)[n % 2]
+        events += run_of(f"t{n:03d}", told, outcome if lost else "finished", lr=rate, d_model=width)
+    method = build_method(config, record_of(events))
+    asked = [method.ask(number, {})["optim.lr"] for number in range(16, 28)]
+    assert max(asked) < 3.5e-3, "the higher the rate the better, but none survives there"
+
+
+def test_a_failed_trial_says_nothing() -> None:
+    config = config_of(30)
+    events = [session()]
+    for n, rate in enumerate(np.geomspace(2e-4, 8e-3, 10).tolist()):
+        events += run_of(f"t{n:03d}", {0: 5.5, 10: 3.0, 80: 2.5}, "finished", lr=rate)
+    failed = run_of("t010", {0: 5.5, 10: 0.5}, "failed", lr=9e-3)
+    one = build_method(config, record_of([*events, *run_of("t010", {}, "failed", lr=9e-3)]))
+    other = build_method(config, record_of([*events, *failed]))
+    assert one.ask(11, {}) == other.ask(11, {})
+
+
+def test_what_a_decision_costs_is_bounded() -> None:
+    """By rows, whose cube a fit costs, and by the number of fits."""
+    config = config_of(2_000)
+    model = Model(axes_of(config.space), 80, 4)
+    rng, record = np.random.default_rng(0), record_of([])
+    for n in range(1_000):
+        params = {"optim.lr": float(10 ** rng.uniform(-4, -2)), "model.d_model": 32}
+        last, ended = (80, "finished") if n % 3 == 0 else (10, "stopped")
+        told = {step: loss_at(params, step) for step in range(10, last + 10, 10)}
+        record.apply_all(run_of(f"t{n:03d}", told, ended, lr=params["optim.lr"]))
+    known = list(record.trials.values())
+    rows = model.rows(known)
+    assert rows is not None
+    assert len(rows.loss) <= MOST_ROWS
+    assert (rows.backwards == 0).sum() >= MOST_ROWS // 2, "those that came furthest count"
+    few = model.rows(known, ROWS_OF_SCALES)
+    assert few is not None
+    assert len(few.loss) <= ROWS_OF_SCALES
+    small = model.rows(known[:8])
+    assert small is not None
+    assert len(small.loss) == 3 * 5 + 5, "of a few trials every evaluation that matters counts"
