@@ -323,6 +323,20 @@ def test_the_time_of_workers_is_training_evaluation_waiting_and_idle() -> None:
     assert {name for trace in picture.traces for name in trace["y"]} == {"a:1", "a:2"}
 
 
+def test_names_stand_over_bars_where_there_is_room() -> None:
+    """Of short trials one after another only some have their names written."""
+    events = [
+        told
+        for n in range(60)
+        for told in worked("a:1", f"t{n:03d}", 100.0 + n, (0, 0.0, 0.2), (10, 0.5, 0.7))
+    ]
+    places = [note["x"] for note in timeline(facts_of(events)).layout["annotations"]]
+    assert places[0] == 0
+    gaps = np.diff(places)
+    assert gaps.min() >= 60 / 40 - 1e-6
+    assert 25 <= len(places) <= 40
+
+
 def test_a_trial_that_was_resumed_counts_its_training_once() -> None:
     first = worked("a:1", "t000", 100.0, (0, 0.0, 1.0), (10, 4.0, 6.0))
     again = worked("b:9", "t000", 200.0, (20, 8.0, 5.0))

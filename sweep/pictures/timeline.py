@@ -12,8 +12,8 @@ MOST = 4_000
 """Stretches; of more, an even choice is drawn."""
 LOOKS = {"training": ("#0072b2", ""), "evaluation": ("#d55e00", "/"), "waiting": (GREY, "x")}
 """Colour and pattern of what a worker does."""
-LABELS = 80
-"""Trials up to which their names stand in their bars."""
+ROOM = 1 / 40
+"""Share of the whole time that a trial's name takes: those without room have none."""
 
 
 def timeline(facts: Facts) -> Picture:
@@ -76,18 +76,23 @@ def _bars(doing: str, spans: Sequence[Span], began: float) -> Trace:
 
 
 def _names(spans: Sequence[Span], began: float) -> list[dict[str, object]]:
-    """Return each trial's name over its bar, where there is room for all."""
+    """Return trials' names over their bars, wherever the one before leaves room."""
+    room = ROOM * (max(span.end for span in spans) - began)
     first: dict[tuple[str, str], Span] = {}
     for span in spans:
         first.setdefault((span.worker, span.trial), span)
-    if len(first) > LABELS:
-        return []
+    named: list[Span] = []
+    free_from: dict[str, float] = {}
+    for span in sorted(first.values(), key=lambda span: span.begin):
+        if span.begin >= free_from.get(span.worker, began):
+            named.append(span)
+            free_from[span.worker] = span.begin + room
     return [
         {
             **{"x": span.begin - began, "y": span.worker, "text": span.trial, "showarrow": False},
             **{"xanchor": "left", "yshift": 24, "font": {"size": 9}, "textangle": -30},
         }
-        for span in first.values()
+        for span in named
     ]
 
 

@@ -80,7 +80,11 @@ def origin(facts: Facts) -> Part:
     identity, config = facts.sweep.identity, facts.config
     sessions = [event for event in facts.events if event["event"] == "session_started"]
     machines = dict.fromkeys(e["machine"] for e in sessions if e.get("machine"))
-    rungs = ", ".join(f"{rung:,}" for rung in config.rungs) or "-"
+    stops = {
+        "rungs": f"rungs at {', '.join(f'{rung:,}' for rung in config.rungs)}",
+        "model": "its model stops trials",
+        "nothing": "no trial is stopped",
+    }[config.stops_by]
     rows: list[Row] = [
         ("began", _moment(identity.created)),
         ("sessions", str(facts.record.sessions)),
@@ -91,7 +95,7 @@ def origin(facts: Facts) -> Part:
         ("seeds", f"{config.seed} of the search, {config.trial.train.seed} of every trial"),
         ("computed in", config.trial.train.computed_in),
         ("searched", "; ".join(describe_domains(config))),
-        ("search", f"{config.search.algorithm}; rungs at {rungs}"),
+        ("search", f"{config.search.algorithm}; {stops}"),
         ("sweep's id", identity.sweep_id),
     ]
     return "What it ran on", ("", ""), rows
