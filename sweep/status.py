@@ -34,7 +34,7 @@ class Arguments:
     pause: bool = False
     """The same, and say that it is to be gone on with."""
     recommend: bool = False
-    """Say what to train in full, and how the best rate goes with the size, by the fit."""
+    """Say what to train in full and what next, and how the best rate goes with the size."""
     size: str | None = None
     """With --recommend: a size to tell the best rate of, as in d_model=384,n_layers=6."""
     csv: str | None = None

@@ -14,7 +14,9 @@ from test_report import data_of
 from sweep.common.errors import SweepError
 from sweep.conduct import start
 from sweep.record.events import read_events
+from sweep.record.folder import read_sweep
 from sweep.record.results import SweepRecord
+from sweep.search.upcoming import upcoming
 from sweep.tracking.calls import RUN_STATUS
 
 
@@ -211,6 +213,7 @@ def test_a_finished_sweep_can_be_extended(tmp_path):
     assert (quiet.returncode, quiet.stderr) == (0, "")
     assert re.fullmatch(r"grown: complete; .* val_loss \d\.\d{4}\n", quiet.stdout)
     first = SweepRecord.read(tmp_path / "results/grown")
+    told = upcoming(read_sweep(tmp_path / "results/grown").config, first)
     report = tmp_path / "results/grown/report.html"
     report.unlink()
     report.mkdir()  # a report that cannot be written changes nothing else
@@ -226,6 +229,7 @@ def test_a_finished_sweep_can_be_extended(tmp_path):
     assert record.sessions == 2
     for name, trial in first.trials.items():
         assert record.trials[name] == trial
+    assert record.trials["t003"].params == told.params, "as status.py --recommend says"
     params = [tuple(trial.params.values()) for trial in record.trials.values()]
     assert len(set(params)) == 5
 

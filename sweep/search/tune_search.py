@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method
+from sweep.search.upcoming import given_params, new_numbers
 from trainable.config.trial import TrialConfig
 
 
@@ -49,9 +50,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._running: dict[str, int] = {}
         """Numbers of the trials that run, by Tune's id."""
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
-        # A driver may have been killed when a later trial had begun and an earlier one had not.
-        self._taken = {trial.number for trial in record.trials.values()} | record.lost
-        self._next_number = 0
+        self._new = new_numbers(record)
 
     def allow(self, concurrent: int) -> None:
         """Let so many trials run at once from now on; those that run already go on."""
@@ -104,9 +103,5 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         if self._resuming:
             trial = self._resuming.pop(0)
             return trial.number, trial.params
-        while self._next_number in self._taken:
-            self._next_number += 1
-        number = self._next_number
-        self._taken.add(number)
-        points = self._config.start_points
-        return number, points[number] if number < len(points) else {}
+        number = next(self._new)
+        return number, given_params(self._config, number)

@@ -10,7 +10,8 @@ from sweep.analysis.words import magnitude, params_text, short_name
 from sweep.config.space import RATE
 from sweep.record.folder import read_sweep
 from sweep.record.results import SweepRecord
-from sweep.show.commands import command, setting_flags
+from sweep.search.upcoming import Upcoming, upcoming
+from sweep.show.commands import command, next_commands, resume_command, setting_flags
 from sweep.show.console import open_console, say
 from trainable.common.document import Document
 from trainable.common.output import Output
@@ -51,12 +52,25 @@ class SizeAdviceDocument(Document):
     deviation: float | None
 
 
+class UpcomingDocument(Document):
+    """The trial that the search would begin next, given all results so far."""
+
+    trial: str
+    params: dict[str, Any]
+    num_samples: int
+    """Trials of the sweep that would begin it: of one whose trials have all begun, twice as many,
+    as `run.py --resume NAME --num-samples ...` asks for."""
+    answer: bool
+    """Whether it would train the answer: the best settings by the fit, to the end."""
+
+
 class RecommendationDocument(Document):
     """What to train: `status.py NAME --recommend --json`."""
 
     format: Literal["lm-sweep.recommendation/1"] = "lm-sweep.recommendation/1"
     sweep: str
     in_full: FullTrialDocument
+    next: UpcomingDocument
     law: LawDocument | None
     """Null where too few sizes were tried."""
     size: SizeAdviceDocument | None
@@ -77,21 +91,25 @@ def tell_recommendation(folder: Path, size: str | None, output: Output) -> None:
     """
     study = Study(read_sweep(folder).config, SweepRecord.read(folder))
     told = recommend(study, None if size is None else parse_size(study, size))
+    following = upcoming(study.config, study.record)
     if output.is_for_people:
         console = open_console(output)
-        for line in recommendation_text(folder.name, study, told):
+        for line in recommendation_text(folder.name, study, told, following):
             say(console, line)
     output.result(
         params_text(told.in_full.params if told.asked is None else told.asked.params),
-        lambda: recommendation_document(folder.name, told),
+        lambda: recommendation_document(folder.name, told, following),
     )
 
 
-def recommendation_document(name: str, told: Recommendation) -> RecommendationDocument:
+def recommendation_document(
+    name: str, told: Recommendation, following: Upcoming
+) -> RecommendationDocument:
     """Return a recommendation as programs read it."""
     return RecommendationDocument(
         sweep=name,
         in_full=FullTrialDocument.model_validate(told.in_full, from_attributes=True),
+        next=UpcomingDocument.model_validate(following, from_attributes=True),
         law=told.law
         and LawDocument(
             exponents=dict(zip(told.fields, told.law.exponents, strict=True)),
@@ -101,7 +119,9 @@ def recommendation_document(name: str, told: Recommendation) -> RecommendationDo
     )
 
 
-def recommendation_text(name: str, study: Study, told: Recommendation) -> list[str]:
+def recommendation_text(
+    name: str, study: Study, told: Recommendation, following: Upcoming
+) -> list[str]:
     """Return a recommendation in lines that people read, with the commands to paste."""
     trials = len(study.record.trials)
     best = told.in_full
@@ -111,6 +131,8 @@ def recommendation_text(name: str, study: Study, told: Recommendation) -> list[s
         f"{name}: by the fit to the curves of {trials:,} trials, train in full",
         f"  {params_text(best.params)}{loss}{band}",
         f"  {_command(study, best.params)}",
+        "",
+        *_next_lines(name, study, following),
     ]
     if told.law is not None:
         powers = " x ".join(
@@ -124,6 +146,25 @@ def recommendation_text(name: str, study: Study, told: Recommendation) -> list[s
     if told.asked is not None:
         lines += ["", *_size_lines(study, told.asked)]
     return lines
+
+
+def _next_lines(name: str, study: Study, following: Upcoming) -> list[str]:
+    config, record = study.config, study.record
+    going_on = following.num_samples == config.num_samples
+    resume = (
+        resume_command(name, config, record)
+        if going_on
+        else next_commands(name, config.num_samples)["extend"]
+    )
+    waiting = len(record.unfinished)
+    return [
+        f"{'the answer' if following.answer else 'next'}, as {following.trial} of "
+        f"{following.num_samples:,}, by search.algorithm {config.search.algorithm}"
+        + (f"; unfinished before it: {waiting}" if waiting else ""),
+        f"  {params_text(following.params)}",
+        f"  {_command(study, following.params)}",
+        f"  {resume}",
+    ]
 
 
 def _size_lines(study: Study, asked: SizeAdvice) -> list[str]:
