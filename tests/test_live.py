@@ -9,7 +9,7 @@ from sweep_samples import flat, run_of, session, sweep_config
 
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
-from sweep.show.live import BLOCKS, ENDS, RUNNING, LiveView
+from sweep.show.live import BEST, BLOCKS, ENDS, RUNNING, LiveView
 from sweep.show.progress import Progress
 
 STORY = [
@@ -55,6 +55,7 @@ def test_what_matters_is_there_at_each_width(width: int) -> None:
     assert "t002 stopped at rung 10: rank 2 of 3, best 1/2 go on" in map(str.strip, lines)
     assert "t003 diverged: why" in map(str.strip, lines)
     assert any(mark in "".join(lines) for mark in BLOCKS) == (width >= 80)
+    assert len({row[1] for row in table}) == len(table), "a running one of the best is there once"
 
 
 def test_a_curve_falls_on_one_scale_for_all() -> None:
@@ -85,7 +86,7 @@ def test_the_view_stays_short_however_much_runs() -> None:
     ends = [run_of(f"t{n:03d}", {0: 5.0, 10: 4.0}, "stopped") for n in range(50, 90)]
     lines = shown(seen(flat(session(num_samples=100), *running, *ends)), 80)
     assert len(lines) <= 4 + 5 + RUNNING + ENDS
-    assert any(f"and {50 - RUNNING} more are running" in line for line in lines)
+    assert any(f"and {50 - BEST - RUNNING} more are running" in line for line in lines)
 
 
 def test_a_view_that_comes_later_shows_the_same_trials() -> None:

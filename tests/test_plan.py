@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from sweep_samples import SPACE, TRIAL, sweep_config
 
-from sweep.analysis.words import duration, magnitude
+from sweep.analysis.words import duration, flops_text, magnitude
 from sweep.conduct import start
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
@@ -237,9 +237,9 @@ def test_the_plan_says_what_will_be_done(dataset: TokenDataset) -> None:
         "model.d_model: 32, 64 (choice)",
         "model.n_layers: 1 .. 3 (int)",
         "12, from d_model=32 n_layers=1 tie_embeddings=True",
-        f"({magnitude(plan.smallest.parameters)} parameters, {magnitude(plan.smallest.flops)}FLOP",
+        f"({magnitude(plan.smallest.parameters)} parameters, {flops_text(plan.smallest.flops)} a",
         "to d_model=64 n_layers=3 tie_embeddings=False",
-        f"({magnitude(plan.largest.parameters)} parameters, {magnitude(plan.largest.flops)}FLOP",
+        f"({magnitude(plan.largest.parameters)} parameters, {flops_text(plan.largest.flops)} a",
         "80 steps x 64 tokens = 5.12k tokens a trial",
         "evaluated every 10 steps on 8 fixed windows",
         f"a standard error of about {plan.standard_error:.3f} nats",

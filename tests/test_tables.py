@@ -28,7 +28,7 @@ from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, outcome_text, params_text
 from sweep.record.results import SweepRecord
 from sweep.show.commands import mlflow_command, next_commands, shown_path
-from sweep.show.console import say
+from sweep.show.console import say, say_folded
 from sweep.show.progress import Progress
 from sweep.show.tables import best_by_size, leaderboard
 from sweep.status import main as status
@@ -55,6 +55,19 @@ def rows(text: str) -> list[list[str]]:
     """Return a printed table's lines as words, without its rule."""
     lines = [line.split() for line in text.splitlines()]
     return [words for words in lines if words and not set("".join(words)) <= set("─━-")]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_prose_is_folded_between_words_where_somebody_reads_it(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), width=40, force_terminal=terminal)
+    text = "rungs     50, 150 steps, the best 1/3 go on, the last trial in any case"
+    say_folded(console, text, indent=10)
+    assert isinstance(console.file, io.StringIO)
+    first, *others = console.file.getvalue().splitlines()
+    assert bool(others) == terminal
+    assert all(line.startswith(" " * 10) for line in others)
+    assert " ".join([first, *map(str.strip, others)]) == text
+    assert max(map(len, others), default=0) <= 40
 
 
 def test_the_leaderboard_goes_from_the_best_to_the_lost() -> None:
@@ -223,5 +236,4 @@ def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
         "away, training goes on: trouble ",
     ):
         assert f"{part}{SHOWN}" in told
-    for rank in ("1", "-"):  # as the best, and as the running one
-        assert f"{rank}  t000   5.0000  0.001  d_model={SHOWN}  " in told
+    assert f"1  t000   5.0000  0.001  d_model={SHOWN}  " in told

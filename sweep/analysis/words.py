@@ -50,6 +50,13 @@ def magnitude(value: float) -> str:
     return f"{value:.3g}"
 
 
+def flops_text(value: float) -> str:
+    """Return a count of FLOPs with its unit: "4.95 TFLOP"."""
+    text = magnitude(value)
+    number = text.rstrip("EPTGMk")
+    return f"{number} {text[len(number) :]}FLOP"
+
+
 def params_text(params: dict[str, Any]) -> str:
     """Return a suggestion as text, e.g. "lr=0.003162 d_model=128"."""
     return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import textwrap
+from functools import partial
 from typing import IO, Any
 
 from rich.console import Console
@@ -66,6 +68,14 @@ def open_console(output: Output | None = None) -> Console:
 def say(console: Console, text: str) -> None:
     """Print text as it is, in a line however long: commands in it can be copied."""
     console.print(plain(text), highlight=False, soft_wrap=True)
+
+
+def say_folded(console: Console, text: str, indent: int) -> None:
+    """Print prose: in a terminal folded between words, what follows indented; else in one line."""
+    if console.is_terminal:
+        fold = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
+        text = fold(text, max(20, console.width), subsequent_indent=" " * indent)
+    say(console, text)
 
 
 def plain(text: str) -> Text:

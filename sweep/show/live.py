@@ -101,6 +101,8 @@ class LiveView:
         running = [trial for trial in trials if trial.outcome is None]
         good = (trial for trial in trials if trial.best and trial.is_comparable)
         best = heapq.nsmallest(BEST, good, key=lambda trial: trial.sort_key)
+        shown = {trial.name for trial in best}
+        running = [trial for trial in running if trial.name not in shown]
         yield self._table(best, running[:RUNNING], options)
         if len(running) > RUNNING:
             yield _line(f"and {len(running) - RUNNING} more are running")

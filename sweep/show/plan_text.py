@@ -1,6 +1,6 @@
 """A plan in words, as it is printed before the trials run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from rich.console import Console
@@ -8,6 +8,7 @@ from rich.console import Console
 from sweep.analysis.words import (
     describe_domains,
     duration,
+    flops_text,
     magnitude,
     size_name,
 )
@@ -16,7 +17,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
 from sweep.plan.probe import expected_seconds, speeds_of_ends
 from sweep.show.commands import shown_path
-from sweep.show.console import open_console, say
+from sweep.show.console import open_console, say_folded
 from sweep.show.plan_document import plan_document
 from trainable.common.output import Output
 from trainable.data.batches import TokenDataset
@@ -67,7 +68,7 @@ def plan_lines(
 def _end(config: SweepConfig, end: End) -> str:
     return (
         f"{size_name(config, end.model)} ({magnitude(end.parameters)} parameters, "
-        f"{magnitude(end.flops)}FLOP a trial)"
+        f"{flops_text(end.flops)} a trial)"
     )
 
 
@@ -132,8 +133,7 @@ def show_plan(
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
     seconds, lines = _probed(config, dataset, plan, place)
-    for line in lines:
-        say(console, line)
+    _say(console, lines)
     return seconds
 
 
@@ -143,10 +143,14 @@ def tell_plan(
     """Print the plan as a command's result."""
     seconds, lines = _probed(config, dataset, plan, place)
     if output.is_for_people:
-        for line in lines:
-            say(open_console(output), line)
+        _say(open_console(output), lines)
     document = partial(plan_document, config, plan, place.concurrent, seconds)
     output.result("\n".join(lines), document)
+
+
+def _say(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        say_folded(console, line, indent=10)
 
 
 def _probed(

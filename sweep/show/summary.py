@@ -13,7 +13,7 @@ from sweep.record.folder import SweepFile
 from sweep.record.results import ENDS, SweepRecord
 from sweep.record.state import state_of
 from sweep.show.commands import next_commands, resume_command
-from sweep.show.console import say
+from sweep.show.console import say, say_folded
 from sweep.show.documents import sweep_document
 from sweep.show.tables import best_by_size, leaderboard
 from sweep.tracking.store import is_server, tracking_uri
@@ -103,7 +103,7 @@ def say_findings(console: Console, study: Study) -> None:
     if found:
         say(console, "\nfindings")
     for finding in found:
-        say(console, f"  - {finding.text}")
+        say_folded(console, f"  - {finding.text}", indent=4)
 
 
 def tell_result(folder: Path, sweep: SweepFile, study: Study, output: Output) -> None:
