@@ -264,6 +264,9 @@ def test_diverged_trials_and_their_rates() -> None:
         in found(whole(finished, *lost, low))["diverged"].text
     )
     assert "diverged" not in found(whole(finished))
+    one = found(whole(finished, lost[0]))["diverged"].text
+    assert one == "1 of 2 trials diverged, at a rate of 0.009"
+    assert "at a rate of 0.0002, though" in found(whole(finished, low))["diverged"].text
     widths = {WIDTH: {"choice": [32, 64]}}
     assert found(whole(finished, *lost), space=widths)["diverged"].text == "2 of 3 trials diverged"
 

@@ -1,5 +1,6 @@
 """The data behind each picture: what is drawn, what is left out, and what is said of it."""
 
+import itertools
 import math
 from typing import Any
 from xml.etree import ElementTree
@@ -131,6 +132,7 @@ def test_every_trial_is_a_mark_over_its_rate() -> None:
     assert looks["t001"].endswith("-open")
     assert looks["t002"].endswith("-open")
     assert looks["t000"] != looks["t002"].removesuffix("-open"), "sizes differ in shape, too"
+    assert all(t["marker"]["opacity"] == 1 for t in picture.traces if t["name"].startswith("d_"))
     assert looks["t003"] == "x"
     (stopped,) = [t for t in picture.traces if "10" in t.get("text", [])]
     assert "stopped at rung 10" in stopped["hovertext"][0]
@@ -138,6 +140,19 @@ def test_every_trial_is_a_mark_over_its_rate() -> None:
     assert [shade["x0"], shade["x1"]] == [1e-4, 1e-2]
     assert "t000" in picture.sentence
     assert "2.0000" in picture.sentence
+
+
+def test_one_of_two_heights_shows_where_the_lowest_losses_lie() -> None:
+    facts = facts_of(random_search())
+    picture = valleys(facts)
+    whole, near = (change["yaxis.range"] for change in picture.switches.values())
+    assert whole == picture.layout["yaxis"]["range"]
+    ends = [t.best_val_loss for t in facts.record.trials.values() if t.outcome == "finished"]
+    bottoms = [min(t["y"]) for t in picture.traces if t["name"].endswith(", fitted")]
+    assert near[0] == whole[0]
+    assert max(*ends, *bottoms) < near[1] < whole[1]
+    stopped = [run_of(f"t{n}", {0: 5.0, 10: 3.0}, "stopped") for n in range(3)]
+    assert valleys(facts_of(*stopped)).switches == {}, "nothing finished"
 
 
 def test_the_valleys_are_those_of_the_fit_for_sizes_with_three_trials() -> None:
@@ -191,6 +206,24 @@ def test_the_frontier_is_the_least_loss_that_so_many_flops_bought() -> None:
     assert edge["x"] == sorted(edge["x"])
     evaluations = sum(e["event"] == "evaluation" and e["metrics"]["step"] > 0 for e in facts.events)
     assert len(seen) - len(named(picture, "size on the frontier")["x"]) == evaluations < MOST
+
+
+def test_names_of_sizes_on_the_frontier_do_not_lie_on_one_another() -> None:
+    """Sizes that follow closely on the frontier: the lower loss has its name written."""
+    trials = []
+    for n in range(40):
+        told_ = run_of(f"t{n:03d}", {0: 5.0, 80: 3 - n / 100}, "finished", d_model=32 * (1 + n % 2))
+        told_[-2]["metrics"]["flops"] = 1e9 * (1 + n / 40)
+        trials.append(told_)
+    picture = frontier(facts_of(*trials))
+    sizes = named(picture, "size on the frontier")
+    assert len(sizes["x"]) == 40, "each is marked"
+    width, height = math.log(max(sizes["x"]) / min(sizes["x"])), max(sizes["y"]) - min(sizes["y"])
+    places = [p for *p, text in zip(sizes["x"], sizes["y"], sizes["text"], strict=True) if text]
+    assert 5 < len(places) < 40
+    assert places[-1] == [sizes["x"][-1], sizes["y"][-1]]
+    for (x, y), (other, beside) in itertools.pairwise(places):
+        assert math.log(other / x) > width / 15 or y - beside > height / 20
 
 
 def test_parameters_follow_from_what_evaluations_tell() -> None:
@@ -267,6 +300,16 @@ def test_each_rung_tells_who_came_stayed_and_left() -> None:
         assert border == pytest.approx(np.quantile(losses, 1 / 2), rel=1e-5)
 
 
+def test_losses_far_above_the_rest_are_drawn_on_the_top_edge_of_the_rungs() -> None:
+    trials = [run_of(f"t{n:03d}", {0: 9.0, 10: 3 + n / 100}, "stopped") for n in range(40)]
+    picture = rungs(facts_of(*trials, run_of("t040", {0: 9.0, 10: 8.0}, "stopped")))
+    top = picture.layout["yaxis"]["range"][1]
+    assert max(y for _, y, _ in points(picture)) < top < 4
+    assert any("loss 8.0000" in text for _, _, text in points(picture))
+    assert picture.note.endswith("Losses beyond the top edge are drawn on it.")
+    assert "top edge" not in rungs(facts_of(*trials)).note
+
+
 def test_without_rungs_it_says_so() -> None:
     config = sweep_config(asha={"enabled": False})
     assert "no rungs" in rungs(facts_of(random_search(), config=config)).sentence
@@ -292,6 +335,18 @@ def test_the_field_that_decides_the_loss_matters_the_most() -> None:
     assert shares["model.d_model"] < 0.3
     assert sum(shares.values()) <= 1.02
     assert "lr matters the most" in importance(facts_of(random_search())).sentence
+
+
+def test_shares_of_the_variance_are_those_of_a_full_factorial() -> None:
+    facts = facts_of(random_search())
+    assert facts.surface is not None
+    rates = 1e-4 * (1e-2 / 1e-4) ** ((np.arange(64) + 0.5) / 64)
+    grid = [{"optim.lr": lr, "model.d_model": d} for lr in rates for d in (32, 64)]
+    losses = facts.surface.expected(grid).reshape(64, 2)
+    found = main_effects(facts)
+    for axis, name in enumerate(("optim.lr", "model.d_model")):
+        alone = losses.mean(axis=1 - axis).var() / losses.var()
+        assert found[name] == pytest.approx(alone, abs=0.02)
 
 
 def worked(worker: str, trial: str, began: float, *told: tuple[int, float, float]) -> list[Event]:

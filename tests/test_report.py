@@ -72,7 +72,7 @@ def test_the_command_writes_a_report_and_names_it(capsys: pytest.CaptureFixture[
     html = (folder / "report.html").read_text(encoding="utf-8")
     assert "Best: t001 with lr=0.001333 d_model=32" in html
     assert "validation loss 2.0100 nats per token" in html
-    assert "after 8.1k tokens and 81MFLOP" in html
+    assert "after 8.1k tokens and 81 MFLOP" in html
     assert "1 failed" in html
     for told in ("da7a5e7", "0123abc", "torch 2"):
         assert told in html

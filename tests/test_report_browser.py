@@ -62,7 +62,18 @@ def test_a_report_is_drawn_and_answers_mouse_and_keyboard(browser):
             arg=before,
         )
 
-        entry = valleys.locator("xpath=preceding-sibling::*[1]").get_by_role("button").first
+        lowest = page.get_by_role("button", name="lowest losses")
+        lowest.click()
+        page.wait_for_function(
+            "before => document.getElementById('valleys')._fullLayout.yaxis.range[1] < before",
+            arg=before,
+        )
+        assert lowest.get_attribute("aria-pressed") == "true"
+        valleys.focus()
+        page.keyboard.press("0")
+        assert lowest.get_attribute("aria-pressed") == "false"
+
+        entry = valleys.locator("xpath=preceding-sibling::*[1]/button").first
         seen = valleys.locator(".scatterlayer .trace").count()
         entry.click()
         assert entry.get_attribute("aria-pressed") == "false"

@@ -145,12 +145,14 @@ def diverged(study: Study) -> Iterator[Finding]:
     if RATE in study.config.space:
         rates = [t.params[RATE] for t in lost]
         numbers |= {"least_rate": min(rates), "largest_rate": max(rates)}
+        least, one = show_value(min(rates)), len(lost) == 1
         if best is None or min(rates) > best.params[RATE]:
-            text += f", all at rates of {show_value(min(rates))} and more"
+            text += f", at a rate of {least}" if one else f", all at rates of {least} and more"
         else:
             text += (
-                f", at rates from {show_value(min(rates))} on, though the best trial's is "
-                f"{show_value(best.params[RATE])}: the rate is not all there is to it"
+                f", at {f'a rate of {least}' if one else f'rates from {least} on'}, though the "
+                f"best trial's is {show_value(best.params[RATE])}: the rate is not all there is "
+                "to it"
             )
     yield Finding("diverged", text, numbers, "trials whose outcome is diverged, with their rates")
 

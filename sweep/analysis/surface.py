@@ -111,14 +111,16 @@ class Surface:
         return self._process.final_mean(inputs)
 
     def points(self, number: int) -> list[dict[str, Any]]:
-        """Return random points of the space."""
-        shares = np.random.default_rng(0).random((number, len(self._axes)))
-        return [point_at(self._axes, row) for row in shares]
+        """Return random points of the space, each field evenly spread (Latin hypercube)."""
+        orders = np.tile(np.arange(number), (len(self._axes), 1))
+        shares = (np.random.default_rng(0).permuted(orders, axis=1) + 0.5) / number
+        return [point_at(self._axes, column) for column in shares.T]
 
     def spread(self, field: str, number: int) -> list[Any]:
-        """Return values evenly spread over a searched field's domain; of a choice, all."""
+        """Return the middles of equal parts of a searched field's domain; of a choice, all."""
         (axis,) = [axis for axis in self._axes if axis.name == field]
-        return axis.grid(number)
+        choices = axis.few(number)
+        return choices or [axis.value((part + 0.5) / number) for part in range(number)]
 
     def best_rates(self, places: Sequence[Mapping[str, Any]]) -> Array:
         """Return joint posterior draws (DRAWS, n) of the best rate at n places.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from sweep.analysis.facts import Facts
-from sweep.analysis.words import magnitude
+from sweep.analysis.words import flops_text
 from sweep.pictures.look import looks_of
 from sweep.pictures.picture import Picture, axis, line, marks, shown, thinned, told
 from sweep.record.results import TrialRecord
@@ -12,6 +12,9 @@ from sweep.record.results import TrialRecord
 KEY, TITLE = "frontier", "Loss against training FLOPs"
 MOST = 6_000
 """Points; of more, an even choice is drawn."""
+
+WIDTH, HEIGHT = 1 / 14, 1 / 18
+"""Shares of the frontier's width and of the height that the name of a size takes."""
 
 Point = tuple[float, float, TrialRecord]
 """FLOPs, loss, and whose they are."""
@@ -54,6 +57,9 @@ def frontier(facts: Facts) -> Picture:
     entries = [
         p for n, p in enumerate(edge) if not n or _size(facts, p) != _size(facts, edge[n - 1])
     ]
+    losses = sorted(loss for _, loss, _ in points)
+    room = max(losses[math.ceil(0.97 * (len(losses) - 1))] - losses[0], 0.02)
+    labelled = _apart(entries, math.log10(edge[-1][0] / edge[0][0]), room)
     traces.append(
         marks(
             "size on the frontier",
@@ -61,28 +67,39 @@ def frontier(facts: Facts) -> Picture:
             (loss for _, loss, _ in entries),
             [_hover(*point) for point in entries],
             mode="markers+text",
-            text=[shown(_size(facts, point)) for point in entries],
+            text=[shown(_size(facts, p)) if p in labelled else "" for p in entries],
             textposition="top right",
             textfont={"size": 11},
             marker={"symbol": "circle-open", "size": 12, "color": "#d55e00", "line": {"width": 2}},
         )
     )
-    losses = sorted(loss for _, loss, _ in points)
-    room = max(losses[math.ceil(0.97 * (len(losses) - 1))] - losses[0], 0.02)
+    top = losses[0] + 1.06 * room
     layout = {
         "xaxis": axis("training FLOPs of the trial so far", type="log", exponentformat="SI"),
         "yaxis": axis(
             "validation loss, nats per token",
-            range=[losses[0] - 0.06 * room, losses[0] + 1.06 * room],
+            range=[losses[0] - 0.06 * room, top],
         ),
     }
-    note = (
-        f"An even choice of {len(kept):,} of {len(points):,} evaluations is drawn; the frontier is "
-        "that of all."
-        if len(kept) < len(points)
-        else ""
-    )
+    note = "The highest losses lie above the top edge: zoom out." if losses[-1] > top else ""
+    if len(kept) < len(points):
+        note += (
+            f" An even choice of {len(kept):,} of {len(points):,} evaluations is drawn; the "
+            "frontier is that of all."
+        )
     return Picture(KEY, TITLE, _sentence(facts, edge, entries), traces, layout, note)
+
+
+def _apart(entries: Sequence[Point], decades: float, room: float) -> list[Point]:
+    """Return those whose names do not lie on one another, the lowest losses first."""
+    named: list[Point] = []
+    for flops, loss, trial in reversed(entries):
+        if not any(
+            abs(math.log10(flops / other)) < WIDTH * decades and abs(loss - height) < HEIGHT * room
+            for other, height, _ in named
+        ):
+            named.append((flops, loss, trial))
+    return named
 
 
 def lower_edge(points: Sequence[Point]) -> list[Point]:
@@ -99,13 +116,13 @@ def _size(facts: Facts, point: Point) -> str:
 
 
 def _hover(flops: float, loss: float, trial: TrialRecord) -> str:
-    return told(trial, f"{magnitude(flops)}FLOP · loss {loss:.4f}")
+    return told(trial, f"{flops_text(flops)} · loss {loss:.4f}")
 
 
 def _sentence(facts: Facts, edge: Sequence[Point], entries: Sequence[Point]) -> str:
     flops, loss, _ = edge[-1]
     names = list(dict.fromkeys(_size(facts, point) for point in entries))
-    ended = f"it ends at {loss:.4f} with {magnitude(flops)}FLOP, {_size(facts, edge[-1])}"
+    ended = f"it ends at {loss:.4f} with {flops_text(flops)}, {_size(facts, edge[-1])}"
     if len(names) == 1:
         return f"One size holds the whole frontier, {names[0]}: {ended}."
     halves = [point for point in edge if point[0] <= flops / 4]

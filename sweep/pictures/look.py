@@ -20,8 +20,11 @@ class Look:
         """Return plotly's marker."""
         symbol = f"{self.symbol}-open" if hollow else self.symbol
         width = {"width": 1.5} if hollow else {"width": 0}
-        look = {"symbol": symbol, "color": self.colour, "size": size, "line": width}
-        return look | ({"opacity": opacity} if opacity < 1 else {})
+        # The opacity is said since plotly fades marks of unlike sizes by itself.
+        return {
+            **{"symbol": symbol, "color": self.colour, "size": size, "line": width},
+            "opacity": opacity,
+        }
 
 
 def looks_of(facts: Facts) -> dict[tuple[Any, ...], Look]:

@@ -27,12 +27,13 @@ async function inflated(id) {
 function themed() {
   const style = getComputedStyle(document.documentElement);
   const colour = name => style.getPropertyValue(name).trim();
-  return { ink: colour("--ink"), line: colour("--line"), soft: colour("--soft") };
+  return { ink: colour("--ink"), line: colour("--line"), soft: colour("--soft"), paper: colour("--paper") };
 }
 
 function painted(layout) {
-  const { ink, line, soft } = themed();
+  const { ink, line, soft, paper } = themed();
   const axes = {};
+  for (const note of layout.annotations || []) if (note.bgcolor) note.bgcolor = paper;
   for (const key of Object.keys(layout).filter(name => /^[xy]axis/.test(name))) {
     axes[key] = { gridcolor: line, zeroline: false, linecolor: line, automargin: true, ...layout[key] };
   }
@@ -136,6 +137,8 @@ function keys(plot) {
       Plotly.relayout(plot, change);
     } else if (event.key === "0") {
       Plotly.relayout(plot, painted(structuredClone(plot.original)));
+      [...plot.previousElementSibling.querySelectorAll(".switch button")].forEach((button, number) =>
+        button.setAttribute("aria-pressed", String(number === 0)));
     } else return;
     event.preventDefault();
   });
@@ -145,13 +148,16 @@ function repaint(pictures) {
   for (const picture of pictures) {
     const plot = document.getElementById(picture.key);
     if (!plot || !plot.drawn) continue;
-    const { ink, line, soft } = themed();
+    const { ink, line, soft, paper } = themed();
     const change = {
       "font.color": ink, "hoverlabel.bgcolor": soft, "hoverlabel.bordercolor": line, "hoverlabel.font.color": ink,
     };
     for (const key of Object.keys(plot.layout).filter(name => /^[xy]axis/.test(name))) {
       change[`${key}.gridcolor`] = change[`${key}.linecolor`] = line;
     }
+    (plot.layout.annotations || []).forEach((note, number) => {
+      if (note.bgcolor) change[`annotations[${number}].bgcolor`] = paper;
+    });
     Plotly.relayout(plot, change);
   }
 }

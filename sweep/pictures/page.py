@@ -25,6 +25,7 @@ Row = tuple[str, ...]
 def page(
     title: str,
     answer: Sequence[str],
+    commands: Sequence[tuple[str, str]],
     findings: Sequence[tuple[str, str]],
     pictures: Sequence[Picture],
     table: TrialTable | None,
@@ -35,6 +36,7 @@ def page(
     Args:
         title: names the sweep or the sweeps.
         answer: paragraphs; the first is the largest.
+        commands: what to do next: in words, and what to type.
         findings: each a sentence, and the rule behind it.
         pictures: in order.
         table: all trials; None: no such section.
@@ -52,6 +54,7 @@ def page(
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     first, *others = [f"<p>{escape(paragraph)}</p>" for paragraph in answer]
+    others += [f"<p>{escape(what)}<code>{escape(typed)}</code></p>" for what, typed in commands]
     said = "".join(
         f'<li>{escape(text)}<br><span class="note">{escape(rule)}</span></li>'
         for text, rule in findings

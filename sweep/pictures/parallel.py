@@ -10,7 +10,7 @@ from sweep.analysis.facts import Facts
 from sweep.analysis.gaussian_process import Array
 from sweep.analysis.words import short_name, show_value
 from sweep.config.space import Domain
-from sweep.pictures.picture import COLOURS, Picture, Trace, marks, shown, thinned, told
+from sweep.pictures.picture import COLOURS, PAPER, Picture, Trace, marks, shown, thinned, told
 from sweep.record.results import TrialRecord
 
 KEY, TITLE = "parallel", "Settings and loss side by side"
@@ -24,6 +24,8 @@ LOOKS = (
 )
 MOST = 400
 """Trials; of more, an even choice by their loss is drawn."""
+FEW = 6
+"""Integers of a field up to which each is written at its axis."""
 VALUES, OTHERS = 16, 64
 """Values of a field, and settings of the other fields at each, over which the fit is averaged."""
 
@@ -113,6 +115,7 @@ def _group(
         line={"color": colour, "width": 1.2, "dash": dash},
         marker={"size": 4},
         opacity=0.65,
+        zorder=-GROUPS.index(name),  # the best on top
     )
 
 
@@ -135,7 +138,10 @@ def _ticks(place: int, domain: Domain) -> list[dict[str, Any]]:
     if domain.choice is None:
         low, high = values
         middle = math.sqrt(low * high) if domain.loguniform else (low + high) / 2
-        values = [low, middle, high] if not domain.integers else [low, high]
+        values = [low, float(f"{middle:.2g}"), high]
+        if domain.integers:
+            few = high - low < FEW
+            values = list(range(low, high + 1)) if few else [low, high]
     return _ends(place, [(share_of(domain, v), show_value(v)) for v in values])
 
 
@@ -143,7 +149,7 @@ def _ends(place: int, ticks: Sequence[tuple[float, str]]) -> list[dict[str, Any]
     return [
         {
             **{"x": place, "y": share, "text": shown(text), "showarrow": False},
-            **{"xanchor": "right", "xshift": -6, "font": {"size": 11}},
+            **{"xanchor": "right", "xshift": -6, "font": {"size": 11}, "bgcolor": PAPER},
         }
         for share, text in ticks
     ]

@@ -19,6 +19,8 @@ Numbers = Iterable[float | None]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a07800", "#7a68d8", "#5a8ca0", "#b04a5a")
 """Okabe and Ito's colours but for the three that vanish on white, and four more."""
 GREY = "#808790"
+PAPER = "rgba(255, 255, 255, 0.8)"
+"""Behind text that lies on lines; the page replaces it by what it is printed on."""
 SHADE = "rgba(128, 135, 144, 0.13)"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "hexagon", "cross")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

@@ -21,8 +21,8 @@ DASHES = {
     **{"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))},
     "longdashdot": (0, (8, 3, 2, 3)),
 }
-MOST_SHAPES = 1_000
-"""Marks of a trace beyond which they are pixels in the SVG: 10,000 shapes take megabytes."""
+MOST_SHAPES = 2_000
+"""Marks of a picture beyond which they are pixels in the SVG: 10,000 shapes take megabytes."""
 STYLE = {
     "font.size": 9,
     "svg.fonttype": "none",
@@ -50,12 +50,13 @@ def svg(picture: Picture) -> bytes:
         axes = figure.add_axes((0.115, 0.12, 0.69, 0.79))
         axes.set_axisbelow(True)
         _lay_out(axes, picture.layout)
+        shapes = sum(len(trace["x"]) for trace in picture.traces if "markers" in trace["mode"])
         named: set[str] = set()
         for trace in picture.traces:
             group = str(trace.get("legendgroup", trace["name"]))
             told = trace.get("showlegend", True) and group not in named
             named |= {group} if told else set()
-            _draw(axes, trace, trace["name"] if told else None)
+            _draw(axes, trace, trace["name"] if told else None, pixels=shapes > MOST_SHAPES)
         axes.set_title(picture.title, loc="left", fontsize=11)
         if named:
             figure.legend(loc="upper left", bbox_to_anchor=(0.81, 0.93), frameon=False, fontsize=8)
@@ -64,7 +65,7 @@ def svg(picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def _draw(axes: Any, trace: Trace, label: str | None) -> None:
+def _draw(axes: Any, trace: Trace, label: str | None, *, pixels: bool) -> None:
     x = [float("nan") if value is None else value for value in trace["x"]]
     y = [float("nan") if value is None else value for value in trace["y"]]
     mode, look = trace["mode"], trace.get("marker", {})
@@ -103,7 +104,7 @@ def _draw(axes: Any, trace: Trace, label: str | None) -> None:
             alpha=alpha,
             label=label,
             zorder=3,
-            rasterized=len(x) > MOST_SHAPES,
+            rasterized=pixels,
         )
     if "text" in mode:
         for at, height, text in zip(x, y, trace["text"], strict=True):

@@ -29,11 +29,13 @@ def rungs(facts: Facts) -> Picture:
     if not came:
         return Picture(KEY, TITLE, "No trial has come to a rung yet.")
     factor = facts.config.asha.reduction_factor
-    stayed, left = _marks(came, left=False), _marks(came, left=True)
+    losses = sorted(loss for arrivals in came.values() for _, loss in arrivals)
+    room = max(losses[math.ceil(0.95 * (len(losses) - 1))] - losses[0], 0.02)
+    ceiling = losses[0] + 1.07 * room
+    stayed, left = (_marks(came, ceiling, left=left) for left in (False, True))
     borders: list[Trace] = []
     for place, arrivals in enumerate(came.values()):
-        losses = [loss for _, loss in arrivals]
-        border = float(np.quantile(losses, 1 / factor))
+        border = float(np.quantile([loss for _, loss in arrivals], 1 / factor))
         borders.append(
             line(
                 f"border now: the best 1/{factor}",
@@ -45,8 +47,6 @@ def rungs(facts: Facts) -> Picture:
             )
         )
     names = [_counted(step, arrivals) for step, arrivals in came.items()]
-    losses = sorted(loss for arrivals in came.values() for _, loss in arrivals)
-    room = max(losses[math.ceil(0.95 * (len(losses) - 1))] - losses[0], 0.02)
     layout = {
         "xaxis": {
             **{"tickvals": list(range(len(came))), "ticktext": names},
@@ -61,6 +61,8 @@ def rungs(facts: Facts) -> Picture:
         "The border moves as trials arrive: an early one stays where a later one with the same "
         "loss is stopped, and the first to come to a rung always stays."
     )
+    if losses[-1] > ceiling:
+        note += " Losses beyond the top edge are drawn on it."
     return Picture(KEY, TITLE, _sentence(came), [stayed, left, *borders], layout, note)
 
 
@@ -82,7 +84,7 @@ def _left(trial: TrialRecord, step: int) -> bool:
     return trial.outcome == "stopped" and trial.rung == step
 
 
-def _marks(came: dict[int, list[Arrival]], *, left: bool) -> Trace:
+def _marks(came: dict[int, list[Arrival]], ceiling: float, *, left: bool) -> Trace:
     x: list[float] = []
     y: list[float] = []
     hover: list[str] = []
@@ -90,7 +92,7 @@ def _marks(came: dict[int, list[Arrival]], *, left: bool) -> Trace:
         for number, (trial, loss) in enumerate(arrivals):
             if _left(trial, step) == left:
                 x.append(place + WIDTH * (2 * _spread(number) - 1))
-                y.append(loss)
+                y.append(min(loss, ceiling))
                 hover.append(told(trial, f"loss {loss:.4f} at rung {step:,}"))
     symbol, colour = OUTCOME_LOOKS["stopped" if left else "finished"]
     return marks(

@@ -12,6 +12,10 @@ MOST = 4_000
 """Stretches; of more, an even choice is drawn."""
 LOOKS = {"training": ("#0072b2", ""), "evaluation": ("#d55e00", "/"), "waiting": (GREY, "x")}
 """Colour and pattern of what a worker does."""
+BAR = 0.55
+"""Share of a worker's height that its bar takes; trials' names stand above it."""
+MARGINS, NAME = 75, 18
+"""Pixels that the page's margins take of the height, and a trial's name."""
 ROOM = 1 / 40
 """Share of the whole time that a trial's name takes: those without room have none."""
 
@@ -25,12 +29,13 @@ def timeline(facts: Facts) -> Picture:
     began = min(span.begin for span in spans)
     drawn = thinned(spans, MOST)
     traces = [_bars(doing, [s for s in drawn if s.doing == doing], began) for doing in LOOKS]
+    height = min(900, 130 + 70 * len(workers))
     layout = {
         "barmode": "overlay",
         "xaxis": {"title": {"text": "seconds since the first trial began"}},
         "yaxis": {"categoryorder": "array", "categoryarray": workers[::-1], "type": "category"},
-        "height": min(900, 130 + 70 * len(workers)),
-        "annotations": _names(spans, began),
+        "height": height,
+        "annotations": _names(spans, began, (height - MARGINS) / len(workers)),
     }
     note = (
         "Evaluation: with the report and the search's answer. Checkpoints are saved while the "
@@ -60,7 +65,7 @@ def _bars(doing: str, spans: Sequence[Span], began: float) -> Trace:
         "y": [span.worker for span in spans],
         "base": [round(span.begin - began, 3) for span in spans],
         "x": [round(span.seconds, 3) for span in spans],
-        "width": 0.55,
+        "width": BAR,
         "hovertext": [
             f"{span.trial} · {doing}<br>up to step {span.step:,}, {span.seconds:.2f} s<br>"
             f"{shown(span.worker)}"
@@ -75,8 +80,16 @@ def _bars(doing: str, spans: Sequence[Span], began: float) -> Trace:
     }
 
 
-def _names(spans: Sequence[Span], began: float) -> list[dict[str, object]]:
-    """Return trials' names over their bars, wherever the one before leaves room."""
+def _names(spans: Sequence[Span], began: float, height: float) -> list[dict[str, object]]:
+    """Return trials' names above their bars, wherever the one before leaves room.
+
+    Args:
+        spans: of all workers.
+        began: when the first one began.
+        height: of a worker, pixels.
+    """
+    if height * (1 - BAR) < NAME:
+        return []
     room = ROOM * (max(span.end for span in spans) - began)
     first: dict[tuple[str, str], Span] = {}
     for span in spans:
@@ -90,7 +103,8 @@ def _names(spans: Sequence[Span], began: float) -> list[dict[str, object]]:
     return [
         {
             **{"x": span.begin - began, "y": span.worker, "text": span.trial, "showarrow": False},
-            **{"xanchor": "left", "yshift": 24, "font": {"size": 9}, "textangle": -30},
+            **{"xanchor": "left", "yanchor": "bottom", "yshift": height * BAR / 2},
+            **{"font": {"size": 9}, "textangle": -30},
         }
         for span in named
     ]

@@ -27,6 +27,7 @@ def valleys(facts: Facts) -> Picture:
     if not trials:
         return Picture(KEY, TITLE, "No trial has been evaluated yet.")
     ceiling, floor = _height(trials)
+    whole = [floor, ceiling * 1.01]
     looks = looks_of(facts)
     labelled = len(trials) <= MOST_LABELS
     traces: list[Trace] = []
@@ -46,7 +47,7 @@ def valleys(facts: Facts) -> Picture:
             type="log",
             range=[math.log10(low / margin), math.log10(high * margin)],
         ),
-        "yaxis": axis("validation loss, nats per token", range=[floor, ceiling * 1.01]),
+        "yaxis": axis("validation loss, nats per token", range=whole),
         "shapes": [searched],
     }
     note = (
@@ -54,7 +55,18 @@ def valleys(facts: Facts) -> Picture:
         "it was stopped, the smaller. Crosses at the top edge: lost. Losses beyond the top edge "
         f"are drawn on it. Lines: the fitted loss of full trials, for sizes with {FEWEST} or more."
     )
-    return Picture(KEY, TITLE, _sentence(facts), traces, layout, note)
+    near = [floor, _bottoms(traces, trials, floor)]
+    switches = {"all trials": {"yaxis.range": whole}, "lowest losses": {"yaxis.range": near}}
+    if near[1] >= ceiling:
+        switches = {}
+    return Picture(KEY, TITLE, _sentence(facts), traces, layout, note, switches)
+
+
+def _bottoms(traces: list[Trace], trials: list[TrialRecord], floor: float) -> float:
+    """Return the loss up to which all finished trials and the bottoms of all valleys lie."""
+    ends = [t.best_val_loss for t in trials if t.outcome == "finished"]
+    ends += [min(trace["y"]) for trace in traces if trace["mode"] == "lines" and trace["y"]]
+    return floor + 1.15 * (max(ends, default=math.inf) - floor)
 
 
 def _height(trials: list[TrialRecord]) -> tuple[float, float]:

@@ -30,6 +30,7 @@ def write_comparison(folders: Sequence[Path]) -> Path:
         f"Sweeps {', '.join(names)}",
         [curves.sentence, *([warning] if unlike else [])],
         [],
+        [],
         [curves, valleys],
         None,
         [_bests(sweeps), different],

@@ -19,7 +19,7 @@ from sweep.record.results import TrialRecord
 from sweep.record.retention import existing
 from sweep.record.storage import store_of
 from sweep.show.commands import command, setting_flags, shown_path
-from sweep.show.report_words import answer, origin, plan_and_fact
+from sweep.show.report_words import answer, answer_commands, origin, plan_and_fact
 from trainable.common.files import write_atomic
 from trainable.storage.store import Store
 
@@ -36,6 +36,7 @@ def write_report(folder: Path) -> Path:
     text = page(
         f"Sweep {facts.name}",
         list(answer(facts)),
+        answer_commands(facts),
         [(finding.text, finding.rule) for finding in findings(facts.study)],
         pictures,
         TrialTable(facts.config, facts.record, _commands(facts, folder)),

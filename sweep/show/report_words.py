@@ -5,7 +5,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sweep.analysis.facts import Facts
-from sweep.analysis.words import counts_text, describe_domains, duration, magnitude, params_text
+from sweep.analysis.words import (
+    counts_text,
+    describe_domains,
+    duration,
+    flops_text,
+    magnitude,
+    params_text,
+)
 from sweep.show.commands import next_commands
 
 Row = tuple[str, ...]
@@ -25,17 +32,22 @@ def answer(facts: Facts) -> Iterator[str]:
             f"Best: {best.name} with {params_text(best.params)}: validation loss "
             f"{best.best_val_loss:.4f} nats per token{bits}."
         )
-        units = (("tokens", " tokens"), ("flops", "FLOP"))
-        cost = [f"{magnitude(told[name])}{unit}" for name, unit in units if name in told]
+        cost = [f"{magnitude(told['tokens'])} tokens"] if "tokens" in told else []
+        cost += [flops_text(told["flops"])] if "flops" in told else []
         after = f", after {' and '.join(cost)}" if cost else ""
         yield f"It was reached at step {told['step']:,.0f}{after}."
     yield (
         f"The sweep is {state(facts)}: {counts_text(record) or 'no trials'} of "
         f"{record.num_samples:,}, in {duration(record.seconds)}."
     )
-    if best is not None:
-        commands = next_commands(facts.name, facts.config.num_samples)
-        yield f"Restore and check the best trial: {commands['best']}"
+
+
+def answer_commands(facts: Facts) -> list[tuple[str, str]]:
+    """Return what to do with the answer, in words, and what to type for it."""
+    if facts.record.best is None:
+        return []
+    commands = next_commands(facts.name, facts.config.num_samples)
+    return [("Restore and check the best trial:", commands["best"])]
 
 
 def state(facts: Facts) -> str:
