@@ -18,7 +18,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Bar:
-    """What a figure must reach: a floor, a ceiling, or nothing."""
+    """What a figure must reach: a floor, a ceiling, both, or nothing."""
 
     at_least: float | None = None
     at_most: float | None = None
@@ -29,6 +29,8 @@ class Bar:
         return above and (self.at_most is None or figure <= self.at_most)
 
     def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"{self.at_least:g} .. {self.at_most:g}"
         if self.at_least is not None:
             return f">= {self.at_least:g}"
         return "" if self.at_most is None else f"<= {self.at_most:g}"

@@ -1,7 +1,7 @@
 """All benchmarks: `python benchmarks/run.py` prints a table and writes it as JSON.
 
-Each part is a module of this folder with `rows(short)`. Parts that need another program to compare
-with say so where it is missing: `pip install -e ".[benchmark]"`.
+Each part is a module of this folder, or of one in it, with `rows(short)`. Parts that need another
+program to compare with say so where it is missing: `pip install -e ".[benchmark]"`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.measure import Row
 
-PARTS = (
+MODULES = (
     "step",
     "batches",
     "evaluation",
@@ -33,7 +33,9 @@ PARTS = (
     "cores",
     "packed",
     "sweep",
+    "search.part",
 )
+PARTS = {module.partition(".")[0]: module for module in MODULES}
 COLUMNS = ("part", "case", "figure", "quartiles", "unit", "bar", "of peak", "note")
 BASELINE = Path(__file__).with_name("baseline.json")
 
@@ -69,7 +71,7 @@ def main() -> int:
 def all_rows(parts: list[str], short: bool) -> Iterator[Row]:
     """Yield the rows of some parts as they are measured."""
     for part in parts:
-        yield from importlib.import_module(f"benchmarks.{part}").rows(short)
+        yield from importlib.import_module(f"benchmarks.{PARTS[part]}").rows(short)
 
 
 def line(row: Row) -> str:

@@ -5,9 +5,12 @@ Each is a maker: given a sweep's config it returns a fresh method behind the pro
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any, get_args
 
+from benchmarks.search.syne_tune_peers import SyneTune
 from sweep.config.space import Domain
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord
@@ -16,10 +19,12 @@ from sweep.search.ask_tell import AskTell, build_method
 Maker = Callable[[SweepConfig], AskTell]
 
 STOCK = "stock"
-"""Ray Tune with Optuna's default sampler."""
+"""Ray Tune with Optuna's default sampler and ASHA."""
+EARLIER = "tpe without the answer"
+"""The default sweep as it was before its last trial trained the answer."""
 PRODUCT = "product "
 """Begins the name of a method of the product, before its algorithm."""
-REFERENCE = f"{PRODUCT}tpe"
+REFERENCE = STOCK
 """Whose time and FLOPs are what others' are measured by."""
 
 
@@ -31,6 +36,13 @@ def product(config: SweepConfig) -> AskTell:
 def algorithms() -> list[str]:
     """Return the product's search algorithms."""
     return list(get_args(SearchConfig.model_fields["algorithm"].annotation))
+
+
+def without_answer(config: SweepConfig) -> AskTell:
+    """Return the product's method as it was before its last trial trained the answer."""
+    # Of a longer sweep this is not the last trial.
+    longer = config.model_copy(update={"num_samples": config.num_samples + 1})
+    return build_method(longer, SweepRecord())
 
 
 def stock(config: SweepConfig) -> AskTell:
@@ -67,23 +79,28 @@ def optuna_gp(config: SweepConfig) -> AskTell:
 
 
 METHODS: dict[str, Maker] = {
+    EARLIER: without_answer,
     STOCK: stock,
     "random + ASHA": random_asha,
     "Optuna GP + ASHA": optuna_gp,
+    "Syne Tune ASHA": partial(SyneTune, kind="ASHA"),
+    "Syne Tune BOHB": partial(SyneTune, kind="BOHB"),
+    "Syne Tune ASHA + CQR": partial(SyneTune, kind="ASHACQR"),
 }
-"""The peers, by name."""
+"""The earlier product and the peers, by name."""
 
 
 def all_methods() -> list[str]:
-    """Return the names of all methods."""
-    return [*(f"{PRODUCT}{name}" for name in algorithms()), *METHODS]
+    """Return the names of all methods whose package is there."""
+    peers = [name for name in METHODS if not name.startswith("Syne") or find_spec("syne_tune")]
+    return [*(f"{PRODUCT}{name}" for name in algorithms()), *peers]
 
 
 def method_of(name: str) -> tuple[str, Maker]:
     """Return the algorithm that a method's config names, and its maker."""
     if name.startswith(PRODUCT):
         return name.removeprefix(PRODUCT), product
-    return "random", METHODS[name]
+    return "tpe" if name == EARLIER else "random", METHODS[name]
 
 
 class RayTune:

@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--workers", default="2", help="trials at once, e.g. 1,2,8,32")
     parser.add_argument("--trials", default="32", help="of a sweep, e.g. 16,32,100,300")
     parser.add_argument("--seeds", type=int, default=200)
-    parser.add_argument("--first-seed", type=int, default=0, help="tune from 10000 on")
+    parser.add_argument("--first-seed", type=int, default=1_000, help="tune below 1000")
     parser.add_argument("--fits", type=int, default=50, help="seeds whose records are fitted")
     parser.add_argument("--equal-time", action="store_true", help="as many trials as fit the time")
     parser.add_argument("--runs", type=Path, default=None, help="file that keeps the runs")

@@ -1,0 +1,171 @@
+"""The bars of search as rows of the benchmarks: regret, rates of each size, calibration, driver.
+
+Every figure but the driver's is a pure function of the seeds: it changes when the code does. The
+quartiles are those of a bootstrap over the seeds. The short form has the default setting alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from benchmarks.measure import Bar, Row, middle
+from benchmarks.search.measures import interval, ratio_interval
+from benchmarks.search.methods import EARLIER, PRODUCT, STOCK
+from benchmarks.search.runs import Run, Runs, Setting
+from benchmarks.search.table import Array, names
+from sweep.config.sweep import SearchConfig
+
+SHORT, LONG = range(1_000, 1_016), range(1_000, 1_200)
+"""Seeds. No setting was chosen by their figures."""
+DEFAULT = f"{PRODUCT}{SearchConfig().algorithm}"
+GP, TPE = f"{PRODUCT}gp", f"{PRODUCT}tpe"
+TRIALS, WORKERS = 32, 2
+FIRST = "python-stdlib"
+"""The table that methods were chosen on; the bars are lower for others."""
+MANY = 1_000
+"""Trials of a sweep whose driver is timed, with the default search by gp."""
+AT_END = None
+"""The share of the time that stands for a method's own end."""
+
+
+def rows(short: bool) -> Iterator[Row]:
+    """Yield the bars, simulating all that they need."""
+    yield from bars(Runs(None), SHORT if short else LONG, short)
+
+
+def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
+    """Yield the bars.
+
+    Args:
+        runs: where sweeps are looked up, or simulated.
+        seeds: of each setting.
+        short: the default number of workers and trials alone.
+    """
+    compared = _Compared(runs, seeds)
+    for table in names():
+        own = Setting(table, DEFAULT, WORKERS, TRIALS)
+        bar = Bar(at_most=0.25 if table == FIRST else 0.5)
+        yield compared.regret(own, STOCK, 1.0, bar)
+        yield compared.regret(replace(own, method=GP), STOCK, 1.0, bar)
+        yield compared.rates(own)
+        yield compared.missed(own)
+        if not short:
+            yield from _long(compared, own)
+    for method in dict.fromkeys((TPE, GP)):
+        yield compared.driver([Setting(t, method, WORKERS, TRIALS) for t in names()], 20)
+    if not short:
+        yield _Compared(runs, seeds[:1]).driver([Setting(FIRST, GP, WORKERS, MANY)], 50)
+
+
+def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:
+    bar = Bar(at_most=0.3 if own.table == FIRST else 0.5)
+    yield compared.regret(own, EARLIER, AT_END, bar)
+    yield compared.regret(own, EARLIER, 0.25, Bar(at_most=1.0))
+    for trials in (TRIALS, 100):
+        many = replace(own, workers=8, trials=trials)
+        yield compared.regret(many, EARLIER, AT_END, Bar(at_most=0.7))
+    yield compared.regret(
+        replace(own, trials=TRIALS // 2), EARLIER, AT_END, Bar(at_most=1.0), TRIALS
+    )
+    for trials in (16, 32, 100):
+        for workers in (2, 8):
+            gp = Setting(own.table, GP, workers, trials)
+            yield compared.regret(gp, TPE, AT_END, Bar())
+
+
+@dataclass(frozen=True)
+class _Compared:
+    runs: Runs
+    seeds: Sequence[int]
+
+    def regret(
+        self, own: Setting, other: str, share: float | None, bar: Bar, trials: int | None = None
+    ) -> Row:
+        """Return the ratio of the regrets of two methods.
+
+        Args:
+            own: the one.
+            other: the other method.
+            share: of the mean time of stock Ray Tune; AT_END: when all trials have ended.
+            bar: what the ratio must reach.
+            trials: of the other method; None: as many.
+        """
+        theirs = replace(own, method=other, trials=trials or own.trials)
+        seconds = np.inf if share is None else share * self.runs.time(own, self.seeds)[0]
+        mine = self._figures(own, lambda run: run.regret_at(0, seconds))
+        peers = self._figures(theirs, lambda run: run.regret_at(0, seconds))
+        ends = [
+            f"{np.mean(self._figures(setting, lambda run: run.regret_at(0, np.inf))):.4f}"
+            for setting in (own, theirs)
+        ]
+        when = "at their ends" if share is None else f"at {share:.0%} of stock's time"
+        of = f"{theirs.trials} trials of {other}" if trials else other
+        return Row(
+            "search",
+            f"{_words(own)}, {when}",
+            float(mine.mean() / peers.mean()),
+            *ratio_interval(mine, peers, 0.5),
+            unit=f"x the regret of {of}",
+            bar=bar,
+            note=f"{mine.mean():.4f} against {peers.mean():.4f} nats, at their ends "
+            f"{' against '.join(ends)}; 95 % {_words_of(ratio_interval(mine, peers))}",
+        )
+
+    def rates(self, own: Setting) -> Row:
+        """Return what the fit's best rates of the sizes cost, beside the ranking's."""
+        runs = self.runs.of(own, self.seeds, len(self.seeds))
+        fit = np.array([run.fit.regret for run in runs if run.fit])
+        rule = np.array([run.rule.regret for run in runs])
+        return Row(
+            "search",
+            f"{_words(own)}, best rate of each size",
+            float(fit.mean() / rule.mean()),
+            *ratio_interval(fit, rule, 0.5),
+            unit="x the regret of the best-ranked trial of each",
+            bar=Bar(at_most=0.1),
+            note=f"{fit.mean():.4f} against {rule.mean():.4f} nats",
+        )
+
+    def missed(self, own: Setting) -> Row:
+        """Return how many final losses lie outside what the fit expects of them."""
+        runs = self.runs.of(own, self.seeds, len(self.seeds))
+        outside = np.array([100 * (1 - run.held) for run in runs if run.held is not None])
+        return Row(
+            "search",
+            f"{_words(own)}, final losses",
+            float(outside.mean()),
+            *interval(outside, 0.5),
+            unit="% outside their intervals of 80 %",
+            bar=Bar(at_least=10, at_most=30),
+            margin=0.5,
+        )
+
+    def driver(self, settings: Sequence[Setting], bar: float) -> Row:
+        """Return the driver's CPU time of a trial: all that the method suggests and stops."""
+        taken = [
+            1_000 * run.driver_seconds / run.asked
+            for setting in settings
+            for run in self.runs.of(setting, self.seeds, 0)
+        ]
+        return Row(
+            "search",
+            f"{settings[0].method}, {settings[0].trials:,} trials",
+            *middle(taken),
+            unit="ms of the driver's CPU a trial",
+            bar=Bar(at_most=bar),
+            margin=None,
+        )
+
+    def _figures(self, setting: Setting, figure: Callable[[Run], float]) -> Array:
+        return np.array([figure(run) for run in self.runs.of(setting, self.seeds, 0)])
+
+
+def _words(setting: Setting) -> str:
+    usual = (setting.workers, setting.trials) == (WORKERS, TRIALS)
+    more = "" if usual else f", {setting.workers} workers, {setting.trials} trials"
+    return f"{setting.table}, {setting.method}{more}"
+
+
+def _words_of(interval: tuple[float, float]) -> str:
+    return "{:.2f} .. {:.2f}".format(*interval)
