@@ -16,6 +16,9 @@ LONG_BY_MODEL, SHORT_BY_MODEL = 0.44, 1.6
 """What search by gp spends, as measured on two tables of curves (benchmarks/search): a share of the
 steps in a long sweep, and by how much less, over the trials, in a short one."""
 
+WARM_BY_MODEL = 0.7
+"""By how much more, over the trials, where older sweeps' trials take the probes' place."""
+
 
 def expected_share(config: SweepConfig) -> float:
     """Return the expected share of all steps that a sweep with early stopping spends."""
@@ -28,7 +31,8 @@ def _by_model(config: SweepConfig) -> float:
     trials, first = config.num_samples, config.grace_period / config.trial.train.steps
     probes = probes_of(config)
     least = (probes * first + min(trials, 2)) / trials  # the first one and the answer are whole
-    share = max(LONG_BY_MODEL - SHORT_BY_MODEL / trials, least, first)
+    short = WARM_BY_MODEL if config.search.warm_start else -SHORT_BY_MODEL
+    share = max(LONG_BY_MODEL + short / trials, least, first)
     return min(share, 1.0)
 
 

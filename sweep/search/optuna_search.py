@@ -21,7 +21,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from sweep.config.space import Domain
+from sweep.config.space import Domain, is_within
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.search.answers import Answers
@@ -49,6 +49,9 @@ class OptunaMethod:
         self._waiting = {trial.number for trial in record.unfinished}
         self.study = optuna.create_study(sampler=RandomSampler())
         """What Optuna knows of the sweep."""
+        for trial in record.older:
+            if is_within(config.space, config.trial, trial.params):  # Optuna can hold no other
+                self.study.add_trial(self._ended(trial))
         for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
             if trial.number in self._waiting:  # TPE weighs trials by their place: it stays
                 self.study.enqueue_trial(trial.params)
@@ -88,7 +91,7 @@ class OptunaMethod:
         return optuna.trial.create_trial(
             state=TrialState.FAIL if loss is None else TrialState.COMPLETE,
             value=loss,
-            params=trial.params,
+            params={name: trial.params[name] for name in self._space},
             distributions=self._space,
         )
 

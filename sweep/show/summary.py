@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text, duration, params_text
+from sweep.analysis.words import counts_text, duration, older_text, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.control.orders import Want
 from sweep.record.folder import SweepFile
@@ -75,7 +75,11 @@ def show_summary(
     console.print(leaderboard(config, record))
     by_size = best_by_size(study)
     if by_size:
-        say(console, "\nbest learning rate for each model size, fitted to all learning curves")
+        also = f" and to {older_text(study.record.older)}" if study.record.older else ""
+        say(
+            console,
+            f"\nbest learning rate for each model size, fitted to all learning curves{also}",
+        )
         console.print(by_size)
     say_findings(console, study)
     if record.best is None:
