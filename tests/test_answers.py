@@ -85,12 +85,12 @@ def test_the_answer_enters_no_rung() -> None:
     sweep = Sweep(sweep_config(num_samples=4))
     for number in range(4):
         sweep.run(number)
-    arrived = {trial for trial, _, _ in recorded(sweep.events)}
+    arrived = {trial for trial, _, _, _ in recorded(sweep.config, sweep.events)}
     assert "t003" not in arrived
     longer = sweep_config(num_samples=9)
     sweep = Sweep(longer, sweep.events)
     others = Rungs(longer.rungs, longer.asha.reduction_factor)
-    others.replay(recorded(sweep.events))
+    others.replay(recorded(sweep.config, sweep.events))
     for number in range(4, 8):
         params = sweep.start(number)
         loss = loss_at(params, 10)

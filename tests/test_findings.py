@@ -338,6 +338,32 @@ def test_of_many_findings_the_most_useful_are_told() -> None:
     assert "time_taken" not in told
 
 
+def test_what_is_told_is_of_the_goal() -> None:
+    stories = [
+        *one_valley(2e-3, [1e-3, 2e-3, 4e-3, 8e-3]),
+        *[valley(f"t{n:03d}", lr, 1e-3, 1.0, 64) for n, lr in ((4, 8e-3), (5, 9.5e-3))],
+        run_of("t006", {0: 5.0, 10: 3.0}, "stopped", d_model=96),
+    ]
+    space = {RATE: LRS, WIDTH: {"choice": [32, 64, 96, 128]}}
+    told = {
+        goal: found(whole(*stories), space=space, search={"algorithm": "gp", "goal": goal})
+        for goal in ("best", "table", "both")
+    }
+    of_the_best, of_the_table = {"lead"}, {"beyond_what_was_tried", "tried_once"}
+    assert of_the_best | of_the_table <= set(told["both"])
+    assert of_the_best <= set(told["best"])
+    assert not of_the_table & set(told["best"])
+    assert of_the_table <= set(told["table"])
+    assert not of_the_best & set(told["table"])
+    known = told["table"]["least_known"]
+    assert known.numbers["size"] == [96], "the one that was tried once"
+    low, high = known.numbers["rates"]
+    assert known.text.endswith(f"the least for d_model=96: {low:.2g} .. {high:.2g}")
+    assert known.text.startswith(
+        f"the best rate is known within a factor of 2 for {known.numbers['known_well']} of 3 sizes"
+    )
+
+
 def test_names_are_listed_as_people_do() -> None:
     names = list("abcdef")
     assert [listed(names[:n]) for n in (1, 2, 3)] == ["a", "a and b", "a, b and c"]

@@ -14,9 +14,12 @@ from sweep.search.ask_tell import build_method, stopped_on_record
 from sweep.search.gp_model import MOST_ROWS, ROWS_OF_SCALES, Model
 from sweep.search.probes import probes_of
 
+GOALS = ["both", "best", "table"]
 
-def config_of(trials: int = 24, **changes: Any) -> SweepConfig:
-    return sweep_config(num_samples=trials, search={"algorithm": "gp"}, **changes)
+
+def config_of(trials: int = 24, goal: str = "both", **changes: Any) -> SweepConfig:
+    search = {"algorithm": "gp", "goal": goal}
+    return sweep_config(num_samples=trials, search=search, **changes)
 
 
 def far(params: dict[str, Any]) -> float:
@@ -80,6 +83,40 @@ def test_a_hopeless_trial_is_stopped_and_a_promising_one_goes_on() -> None:
         assert played.method.report(12, 10, 0.0) is goes_on, "what was said once is said again"
 
 
+def test_trials_go_to_what_the_goal_asks_for() -> None:
+    """The larger of two sizes is the better one: it is of more interest for the best."""
+    of_the_small: dict[str, int] = {}
+    for goal in GOALS:
+        sweep = Sweep(config_of(20, goal))
+        for number in range(20):
+            sweep.run(number)
+        record = record_of(sweep.events)
+        asked = [t for t in record.trials.values() if t.number >= probes_of(sweep.config)]
+        of_the_small[goal] = sum(t.params["model.d_model"] == 32 for t in asked)
+        assert goal != "table" or not any(t.is_answer for t in asked)
+    assert of_the_small["best"] == of_the_small["both"] < of_the_small["table"]
+
+
+@pytest.mark.parametrize(("goal", "goes_on"), [("both", False), ("table", True)])
+def test_a_trial_goes_on_while_it_can_change_what_the_goal_asks_for(
+    goal: str, *, goes_on: bool
+) -> None:
+    """It has the best rate of its size, and the other size is far better."""
+    config, events = config_of(24, goal), [session()]
+    for number, width in enumerate((32, 64) * 6):
+        rate, floor = BEST * 2.0 ** (number - 5.5), 0.01 * (64 - width)
+        told = {
+            step: loss_at({"optim.lr": rate, "model.d_model": width}, step) + floor
+            for step in (range(10, 90, 10) if number in (5, 6) else (10, 20))
+        }
+        ended = "finished" if 80 in told else "stopped"
+        events += run_of(f"t{number:03d}", told, ended, lr=rate, d_model=width)
+    method = build_method(config, record_of(events))
+    params = {"optim.lr": BEST, "model.d_model": 32}
+    method.ask(12, params)
+    assert method.report(12, 10, loss_at(params, 10) + 0.01 * 32) is goes_on
+
+
 def test_nothing_is_stopped_without_early_stopping_or_before_the_grace_period() -> None:
     whole = Sweep(config_of(8, asha={"enabled": False}))
     assert [whole.run(number, worse=float(number)) for number in range(8)] == [80] * 8
@@ -87,9 +124,10 @@ def test_nothing_is_stopped_without_early_stopping_or_before_the_grace_period() 
     assert min(patient.run(number, worse=float(number)) for number in range(8)) == 40
 
 
-def test_a_resume_suggests_and_stops_as_if_nothing_had_happened() -> None:
+@pytest.mark.parametrize("goal", ["both", "table"])
+def test_a_resume_suggests_and_stops_as_if_nothing_had_happened(goal: str) -> None:
     """The driver dies after each event in turn; what the method says next is the same."""
-    whole = Sweep(config_of(14))
+    whole = Sweep(config_of(14, goal))
     for number in range(14):
         whole.run(number)
     record = record_of(whole.events)

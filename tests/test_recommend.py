@@ -1,5 +1,6 @@
 """What to train after a sweep: the best point, the law of the rate, and a size it never had."""
 
+import io
 import json
 import math
 import shlex
@@ -10,6 +11,7 @@ import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 from live_sweeps import ROOT
+from rich.console import Console
 from sweep_samples import new_sweep, record_of, run_of, session, sweep_config, write_events
 
 from sweep import status
@@ -18,6 +20,8 @@ from sweep.analysis.recommendation import parse_size, recommend
 from sweep.analysis.study import Study
 from sweep.common.errors import SweepError
 from sweep.record.events import Event
+from sweep.record.results import SweepRecord
+from sweep.show.summary import show_summary
 from trainable.common.errors import ConfigError
 from trainable.common.paths import config_file
 from trainable.config.explain import validate
@@ -175,3 +179,31 @@ def test_the_command_tells_it_in_words_and_as_json(
     assert set(told["law"]["exponents"]) == {"model.d_model", "model.n_layers"}
     with pytest.raises(ConfigError, match="goes with --recommend"):
         status.main(["wide", "--size", "d_model=512,n_layers=8"])
+
+
+def test_of_a_sweep_for_the_table_the_rates_of_all_sizes_come_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    search = {"algorithm": "gp", "goal": "table"}
+    folder, _ = new_sweep("table", sweep_config(space=SPACE, search=search))
+    write_events(folder, session(), trained(ALL))
+    assert status.main(["table", "--recommend"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "table: by the fit to the curves of 48 trials, each size at"
+    rows = [dict(part.split("=") for part in line.split(";")[0].split()) for line in lines[1:13]]
+    assert {(int(row["d_model"]), int(row["n_layers"])) for row in rows} == set(ALL)
+    for row in rows:
+        truth = best_rate(int(row["d_model"]), int(row["n_layers"]))
+        assert float(row["lr"]) == pytest.approx(truth, rel=0.35)
+    assert lines[13:15] == ["", "the lowest of all"]
+    shown = {}
+    for goal in ("table", "both"):
+        config = sweep_config(space=SPACE, search=search | {"goal": goal})
+        file = io.StringIO()
+        show_summary(
+            folder, Study(config, SweepRecord.read(folder)), None, Console(width=160, file=file)
+        )
+        shown[goal] = file.getvalue()
+    sizes = "best learning rate for each model size"
+    assert shown["table"].index(sizes) < shown["table"].index("bits/byte") < len(shown["table"])
+    assert shown["both"].index("bits/byte") < shown["both"].index(sizes)

@@ -27,8 +27,7 @@ from sweep_samples import (
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE
-from sweep.record.planned import PlannedCost
-from sweep.record.results import COMPARABLE, OUTCOMES, SweepRecord
+from sweep.record.results import COMPARABLE, OUTCOMES, PlannedCost, SweepRecord
 
 
 def test_the_outcomes_are_these() -> None:

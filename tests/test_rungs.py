@@ -103,7 +103,7 @@ def test_what_a_record_holds_decides_as_it_did_when_it_came() -> None:
         at[name] += 10
         if not goes_on or at[name] > 80:
             del at[name]
-    assert Rungs(config.rungs, 2).replay(recorded(events)) == decided
+    assert Rungs(config.rungs, 2).replay(recorded(config, events)) == decided
     assert set(decided.values()) == {True, False}
 
 
@@ -115,7 +115,7 @@ def test_a_driver_killed_before_an_outcome_leaves_the_decision_to_be_read() -> N
         run_of("t001", {0: 5.0, 10: 3.0}, None),  # the rule stops it; nobody wrote that down
         run_of("t002", {0: 5.0}, "diverged"),
     )
-    decisions = Rungs(config.rungs, 2).replay(recorded(killed))
+    decisions = Rungs(config.rungs, 2).replay(recorded(config, killed))
     assert decisions == {("t000", 10): True, ("t001", 10): False}
     later = [*killed, evaluated("t003", 10, 9.0), evaluated("t004", 10, 9.0)]
-    assert Rungs(config.rungs, 2).replay(recorded(later))["t001", 10] is False
+    assert Rungs(config.rungs, 2).replay(recorded(config, later))["t001", 10] is False

@@ -248,6 +248,16 @@ def test_more_than_one_core_or_gpu_is_a_whole_number(field: str) -> None:
     assert f"{field} = -1" in refusal(**{field: -1})
 
 
+def test_the_table_of_sizes_is_a_goal_where_a_search_can_have_it() -> None:
+    assert sweep_config().search.goal == "both"
+    table = {"goal": "table"}
+    assert not sweep_config(search=table).has_answer
+    one = {"optim.lr": {"loguniform": [1e-4, 1e-2]}}
+    assert "take --search.goal best" in refusal(search=table, space=one)
+    sizes = {"model.d_model": {"choice": [32, 64]}}
+    assert "take --search.goal best" in refusal(search=table, space=sizes)
+
+
 def test_a_trial_gets_the_threads_of_its_cores_and_its_suggestion() -> None:
     params = {"optim.lr": 2e-3, "model.d_model": 64}
     trial = sweep_config(cpus_per_trial=2).trial_config(params)

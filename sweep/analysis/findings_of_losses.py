@@ -14,6 +14,8 @@ END_OF_RANGE = 0.05
 """Share of the range searched, logarithmically, that counts as its end."""
 FEWEST_TRIALS = 3
 """Trials that were trained without which nothing is said of the edge of the range."""
+KNOWN_WELL = 1.0
+"""Octaves between the ends of a best rate's interval, within which it counts as well known."""
 WIDER = 3
 """By what factor a range is to grow at the end where its best rate lies."""
 
@@ -39,6 +41,34 @@ def lead(study: Study) -> Iterator[Finding]:
         "of finished trials; noise: standard deviation of the difference of two trials' losses, "
         "from the seed (by the fit) and from the validation windows (by the plan); a tie: a lead "
         "below it",
+    )
+
+
+def least_known(study: Study) -> Iterator[Finding]:
+    """Say how many sizes' best rates are known well, and which is known the least."""
+    octaves = {
+        _name(study, row): math.log2(row.rates[1] / row.rates[0])
+        for row in study.sizes
+        if row.rates is not None and row.rates[0] > 0
+    }
+    if len(octaves) < 2:
+        return
+    row = max(study.sizes, key=lambda row: octaves.get(_name(study, row), 0.0))
+    assert row.rates is not None
+    good = sum(width <= KNOWN_WELL for width in octaves.values())
+    yield Finding(
+        "least_known",
+        f"the best rate is known within a factor of {2**KNOWN_WELL:g} for {good} of {len(octaves)} "
+        f"sizes that were tried, the least for {_name(study, row)}: "
+        f"{row.rates[0]:.2g} .. {row.rates[1]:.2g}",
+        {
+            "size": list(row.size),
+            "rates": list(row.rates),
+            "known_well": good,
+            "sizes": len(octaves),
+        },
+        "the interval that holds a size's best rate with 80 %, by the fit, its ends a factor of "
+        f"{2**KNOWN_WELL:g} apart or less",
     )
 
 

@@ -157,8 +157,7 @@ class Session:
             self._tracker.start()
         seconds = None
         if plan is not None:
-            older = self._record.older
-            seconds = show_plan(config, self._dataset, plan, older, self._place, self._console)
+            seconds = show_plan(config, self._dataset, plan, self._place, self._console)
         from sweep.engine.session import run_trials  # Tune and Optuna take a while to import
 
         self._interruption.require_none()

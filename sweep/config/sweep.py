@@ -34,11 +34,12 @@ class SearchConfig(Section):
     algorithm: Literal["tpe", "random", "gp"] = "tpe"
     """tpe: Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform.
     gp: one Gaussian process over all learning curves, which stops trials, too."""
+    goal: Literal["best", "table", "both"] = "both"
+    """What a sweep is to find: the best configuration, the best rate of every size, or both. With
+    table sizes come in turn (gp: the one that is known least), each trial is stopped by those of
+    its own size, and none trains the one answer. The search for best and both is the same."""
     startup_trials: int = Field(default=10, ge=1, le=10**6)
     """Only for tpe: random trials before it begins to model the losses."""
-    warm_start: list[str] = []
-    """Older sweeps whose trials the search begins with as data; as a flag: --warm-start NAME,NAME.
-    They trained on the same tokens with the same settings, searched fields aside."""
 
 
 class AshaConfig(Section):
@@ -110,6 +111,11 @@ class SweepConfig(Section):
         return self.asha.grace_period or self.trial.train.eval_interval
 
     @property
+    def has_answer(self) -> bool:
+        """Whether the last trial trains the one answer: the table of sizes has many."""
+        return self.search.goal != "table"
+
+    @property
     def stops_by(self) -> Literal["rungs", "model", "nothing"]:
         """What stops trials early."""
         if not self.asha.enabled:
@@ -135,7 +141,6 @@ class SweepConfig(Section):
     def _rules(self) -> Self:
         if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
             raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
-        self._require_older()
         if self.storage is not None:
             require_address(self.storage)
         if self.time_budget is not None and not self.budget_seconds:
@@ -173,18 +178,18 @@ class SweepConfig(Section):
                     f"{near * train.eval_interval}"
                 )
         check_space(self.space, self.start_points, self.trial)
+        if self.search.goal == "table":
+            self._require_table()
         return self
 
-    def _require_older(self) -> None:
-        """Refuse older sweeps to start from that the search has no use for."""
-        names = self.search.warm_start
-        where = f"search.warm_start {', '.join(names)}"
-        if names and self.search.algorithm == "random":
-            raise ValueError(f"{where}: random search learns from no trial; take tpe or gp")
-        if self.name in names:
-            raise ValueError(f"{where}: a sweep cannot start from itself; choose another --name")
-        if len({*names}) < len(names):
-            raise ValueError(f"{where}: a sweep stands twice; keep one")
+    def _require_table(self) -> None:
+        """Refuse the table of sizes as a goal where there can be none."""
+        sized = [name.startswith("model.") for name in self.space]
+        if all(sized) or not any(sized):
+            raise ValueError(
+                "search.goal table: it is the best rate of every size, so the space must have a "
+                "field of model. and one beside, e.g. optim.lr; take --search.goal best"
+            )
 
     def trial_config(self, params: dict[str, Any]) -> TrialConfig:
         """Return the full settings of the trial with the suggested `params`.

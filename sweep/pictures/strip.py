@@ -34,7 +34,7 @@ def rungs(facts: Facts) -> Picture:
     ceiling = losses[0] + 1.07 * room
     stayed, left = (_marks(came, ceiling, left=left) for left in (False, True))
     borders: list[Trace] = []
-    for place, arrivals in enumerate(came.values()):
+    for place, arrivals in enumerate(came.values() if facts.config.has_answer else ()):
         border = float(np.quantile([loss for _, loss in arrivals], 1 / factor))
         borders.append(
             line(
@@ -60,6 +60,8 @@ def rungs(facts: Facts) -> Picture:
     note = (
         "The border moves as trials arrive: an early one stays where a later one with the same "
         "loss is stopped, and the first to come to a rung always stays."
+        if facts.config.has_answer
+        else "Each trial is ranked among those of its size, so that there is no border for all."
     )
     if losses[-1] > ceiling:
         note += " Losses beyond the top edge are drawn on it."

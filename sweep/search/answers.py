@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.analysis.axes import axes_of, input_axes, inputs_of
+from sweep.analysis.axes import axes_of, inputs_of
 from sweep.analysis.gaussian_process import Array
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
@@ -29,7 +29,8 @@ class Answers:
     It is the last of the trials that are asked for, whatever the number of workers. Of a sweep that
     is then extended the new last one is, too; the old one stays what it was (see
     TrialRecord.is_answer). None is where nothing was trained yet, where the best settings have been
-    trained to the end, or where the trial is a start point.
+    trained to the end, or where the trial is a start point. Nor is there one where the goal is the
+    table of sizes: it has many answers, and the search itself knows which of them needs a trial.
 
     Args:
         config: the sweep.
@@ -49,7 +50,9 @@ class Answers:
             number: the trial.
             expected: the final losses by the method's own model; None: by a fit as reports have it.
         """
-        if number != self._config.num_samples - 1 or number < len(self._config.start_points):
+        if not self._config.has_answer or number != self._config.num_samples - 1:
+            return None
+        if number < len(self._config.start_points):
             return None
         found = self._best(expected)
         if found is None or self._is_trained(found):
@@ -66,18 +69,18 @@ class Answers:
         from sweep.search.candidates import Candidates  # scipy takes a while to import
         from sweep.search.survival import Survival
 
+        trials = list(self._known.trials.values())
         axes = axes_of(self._config.space)
-        inputs_by = input_axes(self._config, self._known.older)
         expected = expected or _fitted(self._config, self._known)
         if expected is None:
             return None
-        survival = Survival(inputs_by, self._known.all)
+        survival = Survival(axes, trials)
 
         def losses(points: list[dict[str, Any]]) -> Array:
-            inputs = inputs_of(inputs_by, points)
+            inputs = inputs_of(axes, points)
             return np.where(survival.expected(inputs), expected(inputs), np.inf)
 
-        candidates = Candidates(self._config, axes, inputs_by)
+        candidates = Candidates(self._config, axes, self._config.seed)
         best: Mapping[str, Any] = candidates.points[int(losses(candidates.points).argmin())]
         for _ in range(ROUNDS):
             for axis in axes:
@@ -92,6 +95,4 @@ def _fitted(config: SweepConfig, known: Known) -> Expected | None:
     from sweep.analysis.surface import Surface
 
     trials = [t for t in known.trials.values() if t.is_comparable and t.step > 0]
-    if not trials and not any(trial.is_comparable for trial in known.older):
-        return None
-    return Surface(config, trials, known.older).expected_at
+    return Surface(config, trials).expected_at if trials else None

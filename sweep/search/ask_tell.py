@@ -93,7 +93,7 @@ def stopped_on_record(
     if config.search.algorithm == "gp":
         return {t.name for t in record.unfinished if not _went_on(config, t, events)}
     rungs = Rungs(config.rungs, config.asha.reduction_factor)
-    went_on = rungs.replay(recorded(events))
+    went_on = rungs.replay(recorded(config, events))
     return {t.name for t in record.unfinished if not went_on.get((t.name, t.step), True)}
 
 

@@ -2,8 +2,9 @@
 
 First come the start points and quasi-random probes, which are stopped after the grace period.
 Then, in turn, the best point of a posterior draw (Thompson 1933), and that of a draw within the
-size whose present answer has the largest expected regret. A trial is stopped where it is unlikely
-to end below the best by the model, of all or of its size. The last one trains the answer.
+size whose present answer has the largest expected regret; the latter alone, where the goal is the
+table of sizes. A trial is stopped where it is unlikely to end below the best by the model, of all
+or of its size. The last one trains the answer, where there is one.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from sweep.analysis.axes import axes_of, input_axes, point_at
+from sweep.analysis.axes import axes_of, point_at
 from sweep.analysis.gaussian_process import Array, GaussianProcess
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
@@ -27,6 +28,8 @@ from sweep.search.survival import Survival
 
 HOPE = 0.35
 """Probability of ending below the model's best, below which a trial is stopped."""
+HOPE_OF_TABLE, USUAL_OF_TABLE = 0.15, 0.6
+"""The same, and USUAL, where all trials are for the table of sizes: that needs ends in each."""
 INDIFFERENT = 0.5
 """By how much worse than the best a trial may be expected to end, in deviations of the noise
 between two trials."""
@@ -52,14 +55,14 @@ class GpMethod:
 
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
         self._config, self._steps = config, config.trial.train.steps
+        self._goal = config.search.goal
         self._known = Known(config, record)
         self._answers = Answers(config, record, self._known)
         self._axes = axes_of(config.space)
-        self._inputs = input_axes(config, record.older)
         self._first = len(config.start_points)
         self._probes = range(self._first, self._first + probes_of(config))
-        self._model = Model(self._inputs, self._steps, max(4, self._probes.stop), record.older)
-        self._candidates = Candidates(config, self._axes, self._inputs)
+        self._model = Model(self._axes, self._steps, max(4, self._probes.stop))
+        self._candidates = Candidates(config, self._axes, config.seed)
         self._stopped: set[int] = set()
 
     @property
@@ -123,18 +126,25 @@ class GpMethod:
         (mine, least), covariance = process.final(np.array([self._model.inputs(trial), best]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
         ahead = least - mine + self._margin() * process.training_noise
-        return bool(variance <= 0 or ndtr(ahead / math.sqrt(variance)) >= HOPE)
+        hope = HOPE_OF_TABLE if self._goal == "table" else HOPE
+        return bool(variance <= 0 or ndtr(ahead / math.sqrt(variance)) >= hope)
 
     def _margin(self) -> float:
         """Return how much worse than the best a trial may be, in deviations of the noise."""
         done = [trial.step for trial in self._known.trials.values()]
         share = sum(done) / (self._steps * len(done))
-        return INDIFFERENT - DEARER * max(0.0, share - USUAL)
+        usual = USUAL_OF_TABLE if self._goal == "table" else USUAL
+        return INDIFFERENT - DEARER * max(0.0, share - usual)
 
     def _is_for_a_size(self, number: int) -> bool:
-        """Say whether a trial is for the table of sizes: every other one after the probes."""
+        """Say whether a trial is for the table of sizes: all are by that goal, else in turn.
+
+        Those that are serve the best of all, too: without them it comes out worse.
+        """
+        if len(self._candidates.sizes) < 2 or self._goal == "table":
+            return self._goal == "table"
         after = number - self._probes.stop
-        return len(self._candidates.sizes) > 1 and after >= 0 and after % TURN == TURN - 1
+        return after >= 0 and after % TURN == TURN - 1
 
     def _least_known(self, mean: Array, draws: Array, size: npt.NDArray[np.int64]) -> int:
         """Return the size whose present answer has the largest expected regret."""
@@ -150,7 +160,7 @@ class GpMethod:
     def _here(self) -> tuple[list[dict[str, Any]], npt.NDArray[np.int64], Array]:
         """Return the candidates where trials survive, their sizes and their inputs."""
         found = self._candidates
-        alive = Survival(self._inputs, self._known.all).expected(found.inputs)
+        alive = Survival(self._axes, list(self._known.trials.values())).expected(found.inputs)
         if alive.all() or not alive.any():
             return found.points, found.size, found.inputs
         points = [point for point, lives in zip(found.points, alive, strict=True) if lives]

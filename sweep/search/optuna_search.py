@@ -1,13 +1,15 @@
 """The search methods in Optuna, TPE and random, made repeatable and resumable.
 
 They stop trials early at rungs, by asynchronous successive halving; the last one, which trains
-the answer, enters none.
+the answer, enters none. Where the goal is the table of sizes, these come in turn, the sampler draws
+the rest, and each trial is ranked among those of its size.
 
 A new sampler is seeded for each suggestion. A resume rebuilds the study from the sweep's own
 record, so there is no second store that could disagree, and nothing is unpickled.
 """
 
 from collections.abc import Container, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,13 +23,15 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-from sweep.config.space import Domain, is_within
+from sweep.analysis.axes import axes_of
+from sweep.analysis.sizes import size_fields
+from sweep.config.space import Domain
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.search.answers import Answers
 from sweep.search.ask_tell import told_loss
 from sweep.search.known import Known
-from sweep.search.rungs import RungStops
+from sweep.search.rungs import RungStops, group_of
 
 
 class OptunaMethod:
@@ -41,7 +45,9 @@ class OptunaMethod:
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._config = config
-        self._space = {name: distribution(domain) for name, domain in config.space.items()}
+        in_turn = size_fields(config)[0] if config.search.goal == "table" else []
+        self._space = {n: distribution(d) for n, d in config.space.items() if n not in in_turn}
+        """Of the fields that the sampler draws."""
         self._stops = RungStops(config, record)
         self._known = Known(config, record)
         self._answers = Answers(config, record, self._known)
@@ -49,12 +55,9 @@ class OptunaMethod:
         self._waiting = {trial.number for trial in record.unfinished}
         self.study = optuna.create_study(sampler=RandomSampler())
         """What Optuna knows of the sweep."""
-        for trial in record.older:
-            if is_within(config.space, config.trial, trial.params):  # Optuna can hold no other
-                self.study.add_trial(self._ended(trial))
         for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
             if trial.number in self._waiting:  # TPE weighs trials by their place: it stays
-                self.study.enqueue_trial(trial.params)
+                self.study.enqueue_trial(self._drawn(trial.params))
             else:
                 self.study.add_trial(self._ended(trial))
 
@@ -67,17 +70,22 @@ class OptunaMethod:
         """Return the parameters of trial `number`, those of `fixed` as they are there."""
         if number not in self._waiting:
             fixed = fixed or self._answers.params(number) or {}
-        if fixed and number not in self._waiting:
-            self.study.enqueue_trial(dict(fixed))
+        if self._drawn(fixed) and number not in self._waiting:
+            self.study.enqueue_trial(self._drawn(fixed))
         self.study.sampler = sampler(self._config.search, self._config.seed, number)
         self._asked[number] = self.study.ask(self._space)
-        self._known.begins(number, self._asked[number].params)
-        return self._asked[number].params
+        drawn = self._asked[number].params
+        if len(drawn) < len(self._config.space):
+            told = {**self._size_in_turn(number), **fixed, **drawn}
+            drawn = {name: told[name] for name in self._config.space}
+        self._known.begins(number, drawn)
+        return drawn
 
     def report(self, number: int, step: int, loss: float) -> bool:
         """Take in an evaluation; return whether the trial goes on, by the rungs."""
         self._known.hears(number, step, loss)
-        return number in self.answers or self._stops.report(number, step, loss)
+        group = group_of(self._config, self._known.trials[number].params)
+        return number in self.answers or self._stops.report(number, step, loss, group)
 
     def tell(self, number: int, loss: float | None) -> None:
         """Take in the last loss of a trial; None: it failed."""
@@ -85,13 +93,30 @@ class OptunaMethod:
         state = TrialState.FAIL if loss is None else TrialState.COMPLETE
         self.study.tell(self._asked.pop(number), loss, state)
 
+    def _drawn(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those of a trial's parameters that the study knows."""
+        return {name: value for name, value in params.items() if name in self._space}
+
+    def _size_in_turn(self, number: int) -> dict[str, Any]:
+        """Return the size of trial `number`: each comes once a round, in an order of its own."""
+        place, sizes = max(0, number - len(self._config.start_points)), self._sizes
+        rng = np.random.default_rng([self._config.seed, place // len(sizes)])
+        return sizes[rng.permutation(len(sizes))[place % len(sizes)]]
+
+    @cached_property
+    def _sizes(self) -> list[dict[str, Any]]:
+        from sweep.search.candidates import Candidates  # scipy takes a while to import
+
+        found = Candidates(self._config, axes_of(self._config.space), self._config.seed).sizes
+        return [dict(zip(size_fields(self._config)[0], size, strict=True)) for size in found]
+
     def _ended(self, trial: TrialRecord) -> optuna.trial.FrozenTrial:
         """Return a trial of an earlier session as the study was told of it."""
         loss = told_loss(trial)
         return optuna.trial.create_trial(
             state=TrialState.FAIL if loss is None else TrialState.COMPLETE,
             value=loss,
-            params={name: trial.params[name] for name in self._space},
+            params=self._drawn(trial.params),
             distributions=self._space,
         )
 

@@ -1,14 +1,16 @@
 """The rule of early stopping: asynchronous successive halving over one bracket."""
 
 import bisect
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
 
+from sweep.analysis.sizes import size_fields
 from sweep.config.sweep import SweepConfig
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 
-Arrival = tuple[Hashable, int, float]
-"""A trial, the step of an evaluation, and its validation loss."""
+Arrival = tuple[Hashable, int, float, Hashable]
+"""A trial, the step of an evaluation, its validation loss, and among which trials it is ranked."""
 
 
 class Rungs:
@@ -26,18 +28,19 @@ class Rungs:
     def __init__(self, steps: Iterable[int], reduction_factor: int) -> None:
         # In percent and back, as Ray's scheduler computes it: the same bits.
         self._quantile = (1 - 1 / reduction_factor) * 100 / 100
-        self._rewards: dict[int, list[float]] = {step: [] for step in steps}
-        """By rung, the negated losses in ascending order: the best third is the top one."""
-        self._entered: dict[int, set[Hashable]] = {step: set() for step in self._rewards}
+        self._entered: dict[int, set[Hashable]] = {step: set() for step in steps}
+        self._rewards: dict[tuple[int, Hashable], list[float]] = {}
+        """By rung and group, the negated losses in ascending order: the best third is the top."""
 
-    def arrive(self, step: int, trial: Hashable, loss: float) -> bool:
+    def arrive(self, step: int, trial: Hashable, loss: float, group: Hashable = None) -> bool:
         """Take in a trial's loss at a step; return whether the trial goes on.
 
-        It does where no rung lies, and where it had entered the rung before.
+        It does where no rung lies, and where it had entered the rung before. It is ranked among
+        those of its group (see `group_of`).
         """
-        rewards = self._rewards.get(step)
-        if rewards is None or trial in self._entered[step]:
+        if step not in self._entered or trial in self._entered[step]:
             return True
+        rewards = self._rewards.setdefault((step, group), [])
         goes_on = not rewards or not -loss < self._border(rewards)
         bisect.insort(rewards, -loss)
         self._entered[step].add(trial)
@@ -50,9 +53,9 @@ class Rungs:
             By trial and rung, whether the trial went on, by the losses that had arrived before.
         """
         decisions: dict[tuple[Hashable, int], bool] = {}
-        for trial, step, loss in arrivals:
-            if step in self._rewards and (trial, step) not in decisions:
-                decisions[trial, step] = self.arrive(step, trial, loss)
+        for trial, step, loss, group in arrivals:
+            if step in self._entered and (trial, step) not in decisions:
+                decisions[trial, step] = self.arrive(step, trial, loss, group)
         return decisions
 
     def _border(self, rewards: list[float]) -> float:
@@ -83,23 +86,35 @@ class RungStops:
             if trial.is_answer:
                 continue
             for evaluation in trial.evaluations:
-                self._rungs.arrive(int(evaluation["step"]), trial.number, evaluation["val_loss"])
+                step, loss = int(evaluation["step"]), evaluation["val_loss"]
+                self._rungs.arrive(step, trial.number, loss, group_of(config, trial.params))
 
-    def report(self, number: int, step: int, loss: float) -> bool:
+    def report(self, number: int, step: int, loss: float, group: Hashable) -> bool:
         """Take in an evaluation of trial `number`; return whether the trial goes on."""
-        if not self._rungs.arrive(step, number, loss):
+        if not self._rungs.arrive(step, number, loss, group):
             self._stopped.add(number)
         return number not in self._stopped
 
 
-def recorded(events: Iterable[Event]) -> Iterator[Arrival]:
+def group_of(config: SweepConfig, params: Mapping[str, Any]) -> Hashable:
+    """Return among which trials one is ranked: all, or where the goal is a table its size's."""
+    if config.search.goal != "table":
+        return None
+    return tuple(params.get(name) for name in size_fields(config)[0])
+
+
+def recorded(config: SweepConfig, events: Iterable[Event]) -> Iterator[Arrival]:
     """Yield the evaluations among a sweep's events, in the order in which they were recorded.
 
     A lost trial's last report is none: it enters no rung. Nor does a trial that trains the answer.
     """
     answers: set[str] = set()
+    groups: dict[str, Hashable] = {}
     for event in events:
-        if event["event"] == "trial_started" and event.get("answer"):
-            answers.add(event["trial"])
+        if event["event"] == "trial_started":
+            groups[event["trial"]] = group_of(config, event["params"])
+            if event.get("answer"):
+                answers.add(event["trial"])
         elif event["event"] == "evaluation" and event["trial"] not in answers:
-            yield event["trial"], event["metrics"]["step"], event["metrics"]["val_loss"]
+            name, told = event["trial"], event["metrics"]
+            yield name, told["step"], told["val_loss"], groups.get(name)

@@ -4,7 +4,7 @@ import bisect
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import zip_longest
 
 from rich.console import ConsoleOptions, JustifyMethod
@@ -24,6 +24,7 @@ from sweep.analysis.words import (
 from sweep.config.sweep import SweepConfig
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
+from sweep.search.rungs import group_of
 from sweep.show.console import plain
 
 BEST = 5
@@ -51,7 +52,9 @@ class LiveView:
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
         self._config = config
         self._record = record
-        self._arrived: dict[int, list[float]] = {rung: [] for rung in config.rungs}
+        self._rungs = set(config.rungs)
+        self._arrived: dict[tuple[int, Hashable], list[float]] = {}
+        """Losses by rung and by who is ranked together."""
         self._ends: deque[str] = deque(maxlen=ENDS)
         for trial in record.trials.values():
             for evaluation in trial.evaluations:
@@ -72,7 +75,7 @@ class LiveView:
         if not trial.evaluations:
             return how
         loss = trial.evaluations[-1]["val_loss"]
-        there = self._arrived.get(trial.rung or 0)
+        there = self._arrived.get((trial.rung or 0, group_of(self._config, trial.params)))
         if trial.outcome != "stopped" or not there:
             return f"{how}: {loss:.4f}"
         place, of = bisect.bisect_left(there, loss) + 1, len(there)
@@ -162,9 +165,9 @@ class LiveView:
         return f"runs to {f'rung {following:,}' if following else 'its end'}"
 
     def _arrive(self, trial: TrialRecord, evaluation: dict[str, float]) -> None:
-        losses = self._arrived.get(int(evaluation["step"]))
-        if losses is not None and not trial.is_answer:
-            bisect.insort(losses, evaluation["val_loss"])
+        step, group = int(evaluation["step"]), group_of(self._config, trial.params)
+        if step in self._rungs and not trial.is_answer:
+            bisect.insort(self._arrived.setdefault((step, group), []), evaluation["val_loss"])
 
 
 def _line(text: str, style: str = "") -> Text:

@@ -1,12 +1,9 @@
 """A plan as a JSON document: what programs read."""
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
-from sweep.record.results import TrialRecord
 from trainable.common.document import Document
 
 
@@ -41,17 +38,11 @@ class PlanDocument(Document):
     memory_bytes: int
     """Of the trial that takes the most, at the least."""
     available_bytes: int
-    warm_start: dict[str, int]
-    """Trials of older sweeps that the search begins with, by sweep."""
     config: dict[str, Any]
 
 
 def plan_document(
-    config: SweepConfig,
-    plan: Plan,
-    concurrent: int,
-    seconds: float | None,
-    older: Sequence[TrialRecord] = (),
+    config: SweepConfig, plan: Plan, concurrent: int, seconds: float | None
 ) -> PlanDocument:
     """Return a plan as programs read it."""
     return PlanDocument(
@@ -68,7 +59,6 @@ def plan_document(
         disk_bytes=plan.disk_bytes,
         memory_bytes=plan.memory_bytes,
         available_bytes=plan.available_bytes,
-        warm_start=Counter(str(trial.sweep) for trial in older),
         config=config.model_dump(mode="json", by_alias=True),
     )
 

@@ -6,19 +6,17 @@ from functools import partial
 from rich.console import Console
 
 from sweep.analysis.words import (
+    GOALS,
     describe_domains,
     duration,
     flops_text,
     magnitude,
-    older_text,
     size_name,
 )
 from sweep.cluster.place import Place
-from sweep.config.space import is_within
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
 from sweep.plan.probe import expected_seconds, speeds_of_ends
-from sweep.record.results import TrialRecord
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say_folded
 from sweep.show.plan_document import plan_document
@@ -33,7 +31,6 @@ def plan_lines(
     concurrent: int,
     seconds: float | None,
     probed: float = 1.0,
-    older: Sequence[TrialRecord] = (),
 ) -> list[str]:
     """Return the plan for the terminal.
 
@@ -44,9 +41,9 @@ def plan_lines(
         concurrent: how many trials run at once.
         seconds: the time expected; None: it is not known.
         probed: the share of a step that was measured to tell it.
-        older: trials of older sweeps that the search begins with.
     """
     train, small, large = config.trial.train, plan.smallest, plan.largest
+    goal = config.search.goal
     several = plan.sizes > 1 or small != large
     least, most = small.tokens // train.steps, large.tokens // train.steps
     share = f"about {plan.share:.0%} of all steps expected"
@@ -55,13 +52,13 @@ def plan_lines(
         f"{config.cpus_per_trial:g} CPU and {config.gpus_per_trial:g} GPU each",
         f"data      {dataset}",
         *_labelled("space", describe_domains(config)),
-        *_warm_lines(config, older),
         f"{f'sizes     {plan.sizes:,}, from' if several else 'size     '} {_end(config, small)}",
         *([f"          to {_end(config, large)}"] if several else []),
         f"budget    {train.steps:,} steps x {f'{least:,} to ' if least < most else ''}{most:,} "
         f"tokens = {magnitude(large.tokens)} tokens a trial; evaluated every "
         f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
         *noise_lines(plan),
+        *([f"goal      {GOALS[goal]}"] if goal in GOALS else []),
         _stops_text(config, share),
         f"computed  in {train.computed_in}",
         f"memory    {_memory_text(plan, concurrent)}",
@@ -82,13 +79,15 @@ def _stops_text(config: SweepConfig, share: str) -> str:
     if config.stops_by == "model":
         return (
             f"stops     by the search's model, at any evaluation from step {config.grace_period:,} "
-            f"on, the last trial never; {share}"
+            f"on{', the last trial never' if config.has_answer else ''}; {share}"
         )
     if not config.rungs:
         return "rungs     none: every trial runs to its end"
     return (
         f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
-        f"1/{config.asha.reduction_factor} go on, the last trial in any case; {share}"
+        f"1/{config.asha.reduction_factor} "
+        f"{'go on, the last trial in any case' if config.has_answer else 'of each size go on'}; "
+        f"{share}"
     )
 
 
@@ -130,48 +129,27 @@ def noise_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _warm_lines(config: SweepConfig, older: Sequence[TrialRecord]) -> list[str]:
-    """Return which older trials the search begins with, as a line of the plan."""
-    if not older:
-        return []
-    outside = sum(not is_within(config.space, config.trial, trial.params) for trial in older)
-    only = f"; {outside} of them are outside of the space" if outside else ""
-    if outside and config.search.algorithm == "tpe":
-        only += ", which tpe cannot use: they serve the fit alone"
-    return [f"search    {config.search.algorithm}, warm start: {older_text(older)}{only}"]
-
-
 def _labelled(label: str, lines: Iterable[str]) -> list[str]:
     return [f"{label if i == 0 else '':<9} {line}" for i, line in enumerate(lines)]
 
 
 def show_plan(
-    config: SweepConfig,
-    dataset: TokenDataset,
-    plan: Plan,
-    older: Sequence[TrialRecord],
-    place: Place,
-    console: Console,
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, console: Console
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
-    seconds, lines = _probed(config, dataset, plan, older, place)
+    seconds, lines = _probed(config, dataset, plan, place)
     _say(console, lines)
     return seconds
 
 
 def tell_plan(
-    config: SweepConfig,
-    dataset: TokenDataset,
-    plan: Plan,
-    older: Sequence[TrialRecord],
-    place: Place,
-    output: Output,
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, output: Output
 ) -> None:
     """Print the plan as a command's result."""
-    seconds, lines = _probed(config, dataset, plan, older, place)
+    seconds, lines = _probed(config, dataset, plan, place)
     if output.is_for_people:
         _say(open_console(output), lines)
-    document = partial(plan_document, config, plan, place.concurrent, seconds, older)
+    document = partial(plan_document, config, plan, place.concurrent, seconds)
     output.result("\n".join(lines), document)
 
 
@@ -181,11 +159,7 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 def _probed(
-    config: SweepConfig,
-    dataset: TokenDataset,
-    plan: Plan,
-    older: Sequence[TrialRecord],
-    place: Place,
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place
 ) -> tuple[float | None, list[str]]:
     ends = place.there(speeds_of_ends, config, dataset, plan.eval_windows)
     concurrent = place.concurrent
@@ -195,4 +169,4 @@ def _probed(
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed, older)
+    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed)

@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 from sweep.analysis.power_law import Band
 from sweep.analysis.recommendation import Recommendation, SizeAdvice, parse_size, recommend
+from sweep.analysis.sizes import place_of
 from sweep.analysis.study import Study
-from sweep.analysis.words import magnitude, older_text, params_text, short_name
+from sweep.analysis.words import magnitude, params_text, short_name
 from sweep.config.space import RATE
 from sweep.record.folder import read_sweep
 from sweep.record.results import SweepRecord
@@ -123,19 +124,16 @@ def recommendation_text(
     name: str, study: Study, told: Recommendation, following: Upcoming
 ) -> list[str]:
     """Return a recommendation in lines that people read, with the commands to paste."""
-    trials = f"{len(study.record.trials):,} trials"
-    if study.record.older:
-        trials += f" and of {older_text(study.record.older)}"
+    trials = len(study.record.trials)
     best = told.in_full
     loss = "" if best.loss is None else f", expected to end at {_loss(best.loss, best.deviation)}"
     band = f"; 80 % of the best rate: {_band(best.rates)}" if best.rates else ""
-    lines = [
-        f"{name}: by the fit to the curves of {trials}, train in full",
-        f"  {params_text(best.params)}{loss}{band}",
-        f"  {_command(study, best.params)}",
-        "",
-        *_next_lines(name, study, following),
-    ]
+    by = f"{name}: by the fit to the curves of {trials:,} trials,"
+    in_full = [f"  {params_text(best.params)}{loss}{band}", f"  {_command(study, best.params)}"]
+    lines = [f"{by} train in full", *in_full]
+    if study.config.search.goal == "table" and study.sizes:
+        lines = [f"{by} each size at", *_by_size(study), "", "the lowest of all", *in_full]
+    lines += ["", *_next_lines(name, study, following)]
     if told.law is not None:
         powers = " x ".join(
             f"{short_name(field)}^{middle:.2f} (80 %: {low:.2f} .. {high:.2f})"
@@ -167,6 +165,11 @@ def _next_lines(name: str, study: Study, following: Upcoming) -> list[str]:
         f"  {_command(study, following.params)}",
         f"  {resume}",
     ]
+
+
+def _by_size(study: Study) -> list[str]:
+    found = ((place_of(study.config, row), row.rates) for row in study.sizes)
+    return [f"  {params_text(p)}{f'; 80 %: {_band(rates)}' if rates else ''}" for p, rates in found]
 
 
 def _size_lines(study: Study, asked: SizeAdvice) -> list[str]:

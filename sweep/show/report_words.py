@@ -6,12 +6,12 @@ from pathlib import Path
 
 from sweep.analysis.facts import Facts
 from sweep.analysis.words import (
+    GOALS,
     counts_text,
     describe_domains,
     duration,
     flops_text,
     magnitude,
-    older_text,
     params_text,
 )
 from sweep.show.commands import next_commands
@@ -76,7 +76,8 @@ def plan_and_fact(facts: Facts, folder: Path) -> Part:
         judged = [t for t in record.trials.values() if not t.is_answer]
         came = [t for t in judged if any(e["step"] == rung for e in t.evaluations)]
         left = sum(trial.rung == rung for trial in came)
-        share = f"the best 1/{config.asha.reduction_factor} go on"
+        of = "" if config.has_answer else " of each size"
+        share = f"the best 1/{config.asha.reduction_factor}{of} go on"
         rows.append((f"rung {rung:,}", share, f"{len(came):,} came, {left:,} were stopped"))
     rows.append(
         (
@@ -98,6 +99,7 @@ def origin(facts: Facts) -> Part:
         "model": "its model stops trials",
         "nothing": "no trial is stopped",
     }[config.stops_by]
+    goal = GOALS.get(config.search.goal)
     rows: list[Row] = [
         ("began", _moment(identity.created)),
         ("sessions", str(facts.record.sessions)),
@@ -108,8 +110,7 @@ def origin(facts: Facts) -> Part:
         ("seeds", f"{config.seed} of the search, {config.trial.train.seed} of every trial"),
         ("computed in", config.trial.train.computed_in),
         ("searched", "; ".join(describe_domains(config))),
-        ("search", f"{config.search.algorithm}; {stops}"),
-        *([("warm start", older_text(facts.record.older))] if facts.record.older else []),
+        ("search", f"{config.search.algorithm}{f' for {goal}' if goal else ''}; {stops}"),
         ("sweep's id", identity.sweep_id),
     ]
     return "What it ran on", ("", ""), rows

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text, duration, older_text, params_text
+from sweep.analysis.words import counts_text, duration, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.control.orders import Want
 from sweep.record.folder import SweepFile
@@ -72,15 +72,7 @@ def show_summary(
             f"{record.ended} of {record.num_samples} trials; go on with\n"
             f"  {resume_command(folder.name, config, record)}\n",
         )
-    console.print(leaderboard(config, record))
-    by_size = best_by_size(study)
-    if by_size:
-        also = f" and to {older_text(study.record.older)}" if study.record.older else ""
-        say(
-            console,
-            f"\nbest learning rate for each model size, fitted to all learning curves{also}",
-        )
-        console.print(by_size)
+    _show_tables(console, study)
     say_findings(console, study)
     if record.best is None:
         say(console, f"{best_text(record)}; see the reasons above")
@@ -99,6 +91,21 @@ def show_summary(
         ]
     for line in lines:
         say(console, f"  {line}")
+
+
+def _show_tables(console: Console, study: Study) -> None:
+    """Print leaderboard and table of sizes, what the sweep was for first."""
+    board, by_size = leaderboard(study.config, study.record), best_by_size(study)
+    titles = ["", "best learning rate for each model size, fitted to all learning curves"]
+    shown = [(title, table) for title, table in zip(titles, (board, by_size), strict=True) if table]
+    if study.config.search.goal == "table":
+        shown.reverse()
+    for place, (title, table) in enumerate(shown):
+        if place:
+            say(console, "")
+        if title:
+            say(console, title)
+        console.print(table)
 
 
 def say_findings(console: Console, study: Study) -> None:

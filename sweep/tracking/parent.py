@@ -63,7 +63,7 @@ def complete_parent(
         "num_samples": config.num_samples,
         "seed": config.seed,
         "search": config.search.algorithm,
-        **({"warm_start": ", ".join(config.search.warm_start)} if config.search.warm_start else {}),
+        "goal": config.search.goal,
         "rungs": ", ".join(map(str, config.rungs)) or "none",
         "reduction_factor": config.asha.reduction_factor,
         "cpus_per_trial": config.cpus_per_trial,
