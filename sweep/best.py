@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -12,13 +12,14 @@ import tyro
 
 from trainable.common.command import run_command
 from trainable.common.output import Output
+from trainable.common.parse import parse
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Restore the best trial's checkpoint, evaluate it again, and export it."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Name of the sweep."""
     out: str | None = None
     """Folder for weights (safetensors), config and tokenizer; unset: results/NAME/best, or best-hf
@@ -38,7 +39,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="best.py")
+    arguments = parse(Arguments, argv, "best.py")
     from sweep.evidence.restore import restore_best  # torch takes seconds to import: not for --help
 
     out = Path(arguments.out).expanduser().resolve() if arguments.out else None

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -17,6 +17,7 @@ from sweep.show.commands import shown_path
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.common.parse import parse
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Arguments:
     Of several sweeps it writes one that compares them.
     """
 
-    names: tyro.conf.Positional[tuple[str, ...]]
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME [NAME ...]")
+    ]
     """Names of sweeps, or their folders."""
     watch: bool = False
     """Write it again whenever the sweep's record grew, until the sweep ends; for one sweep."""
@@ -43,7 +46,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="report.py")
+    arguments = parse(Arguments, argv, "report.py")
     output = Output(json=arguments.json, quiet=arguments.quiet)
     if not arguments.names:
         raise ConfigError("report.py: name a sweep, as in `report.py sweep-001`")

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -13,6 +14,7 @@ import tyro
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.common.parse import parse
 
 ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv", "recommend")
 
@@ -21,7 +23,7 @@ ACTIONS = ("sync", "repair", "follow", "stop", "pause", "csv", "recommend")
 class Arguments:
     """List all sweeps, or the trials of one."""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[NAME]")] = None
     """Name of a sweep, or its folder; unset: all sweeps."""
     sync: bool = False
     """Deliver to MLflow what it has not got yet."""
@@ -49,7 +51,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="status.py")
+    arguments = parse(Arguments, argv, "status.py")
     if arguments.schema:
         from sweep.show.formats import formats_schema  # torch takes seconds to import
 

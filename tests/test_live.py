@@ -58,6 +58,12 @@ def test_what_matters_is_there_at_each_width(width: int) -> None:
     assert len({row[1] for row in table}) == len(table), "a running one of the best is there once"
 
 
+def test_before_the_first_trial_it_says_what_is_waited_for() -> None:
+    lines = shown(seen([session()]), 80, color_system=None)
+    assert "0/8 trials" in lines[0]
+    assert [line.strip() for line in lines[1:]] == ["the workers start"]
+
+
 def test_a_curve_falls_on_one_scale_for_all() -> None:
     first, second = (line.split()[-1] for line in shown(seen(STORY), 80, color_system=None)[3:5])
     heights = [BLOCKS.index(mark) for mark in first]

@@ -65,6 +65,7 @@ def test_optuna_reads_what_happened(mixed: str, tmp_path: Path) -> None:
     study = optuna.load_study(study_name="mixed", storage=f"sqlite:///{path}")
     trials = study.trials
     assert study.direction == optuna.study.StudyDirection.MINIMIZE
+    assert study.metric_names == ["val_loss"]
     assert [trial.number for trial in trials] == list(range(8))
     assert [trial.state for trial in trials] == [
         *(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL),

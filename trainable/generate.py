@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -17,6 +17,7 @@ import tyro
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.common.parse import parse
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Arguments:
     """Write text from a trained model."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Checkpoint folder of a trial, or a folder exported by sweep/best.py."""
     prompt: str = "def "
     """Text to go on from."""
@@ -133,7 +134,7 @@ def _check(arguments: Arguments) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    arguments = tyro.cli(Arguments, args=argv, prog="generate.py")
+    arguments = parse(Arguments, argv, "generate.py")
     _check(arguments)
     import torch
 

@@ -14,6 +14,7 @@ if __package__ in (None, ""):  # run as a file: the path starts at this folder, 
 from trainable.common.command import run_command
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.common.parse import parse
 from trainable.common.paths import in_project
 from trainable.config.trial import DataConfig
 from trainable.data.build import prepare
@@ -40,9 +41,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    import tyro
-
-    arguments = tyro.cli(Arguments, args=argv, prog="prepare.py")
+    arguments = parse(Arguments, argv, "prepare.py")
     given = any(word.partition("=")[0] == "--input" for word in argv)
     if (given and not arguments.input) or "" in arguments.input:
         raise ConfigError(

@@ -3,6 +3,7 @@
 import datetime
 import os
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,9 @@ def _replace(storage: "optuna.storages.BaseStorage", sweep: "Sweep") -> None:
             )
         optuna.delete_study(study_name=sweep.name, storage=storage)
     study = optuna.create_study(study_name=sweep.name, storage=storage, direction="minimize")
+    with warnings.catch_warnings():  # Optuna calls it experimental since its version 3.2
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(["val_loss"])
     study.set_user_attr(OURS, str(sweep.folder))
     study.set_user_attr("findings", [finding.text for finding in sweep.findings])
     by_number = {trial.number: trial for trial in sweep.record.trials.values()}

@@ -109,7 +109,12 @@ def _draw(axes: Any, trace: Trace, label: str | None, *, pixels: bool) -> None:
     if "text" in mode:
         for at, height, text in zip(x, y, trace["text"], strict=True):
             axes.annotate(
-                unescape(text), (at, height), (5, 3), textcoords="offset points", fontsize=7
+                unescape(text),
+                (at, height),
+                (5, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=trace.get("textfont", {}).get("color", "#1b1f24"),
             )
     if "error_y" in trace:
         bars = trace["error_y"]
@@ -134,11 +139,11 @@ def _lay_out(axes: Any, layout: dict[str, Any]) -> None:
 
 def _tick(axis: Any) -> None:
     """Write logarithmic ticks as plain numbers: as formulas they take half of the time."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _number(value: float) -> str:

@@ -99,14 +99,15 @@ class LiveView:
         )
         head.add_row(bar, f"{record.ended}/{total} trials", time)
         yield head
-        yield _line(counts_text(record))
+        yield _line(counts_text(record) or "the workers start")
         trials = list(record.trials.values())  # at once: another thread may add to them
         running = [trial for trial in trials if trial.outcome is None]
         good = (trial for trial in trials if trial.best and trial.is_comparable)
         best = heapq.nsmallest(BEST, good, key=lambda trial: trial.sort_key)
         shown = {trial.name for trial in best}
         running = [trial for trial in running if trial.name not in shown]
-        yield self._table(best, running[:RUNNING], options)
+        if best or running:
+            yield self._table(best, running[:RUNNING], options)
         if len(running) > RUNNING:
             yield _line(f"and {len(running) - RUNNING} more are running")
         for end in list(self._ends):

@@ -8,25 +8,21 @@ from pydantic import BaseModel
 
 from trainable.common.errors import ConfigError
 from trainable.common.output import Output
+from trainable.common.parse import parse
 from trainable.config.explain import T, validate
 
 
 def parse_flags(model: type[T], default: T, argv: Sequence[str], prog: str, about: str) -> T:
     """Return `default` with the command line's flags laid over it (tyro: `--section.field value`).
 
-    Every field that holds one value is a flag; mappings and lists are set in YAML only. A
-    misspelt flag prints the nearest one and exits 2.
+    Every field that holds one value is a flag; mappings and lists are set in YAML only.
 
     Raises:
-        ConfigError: a value breaks a rule.
+        ConfigError: a value breaks a rule, or a flag is not known: the nearest one is told.
     """
-    import tyro  # it costs a quarter of a second: only commands that have such flags pay it
-
     # The parser fills plain dataclasses, so that refusals are worded here and not by the parser.
     made = _flags_class(model)
-    flags = tyro.cli(
-        made, default=_filled(made, default), args=[*argv], prog=prog, description=about
-    )
+    flags = parse(made, argv, prog, default=_filled(made, default), description=about)
     return validate(model, _laid_over(default.model_dump(by_alias=True), flags), "flags")
 
 

@@ -1,0 +1,50 @@
+"""A command's words as a dataclass; what the parser refuses is told in one line."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from trainable.common.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse(made: type[T], argv: Sequence[str], prog: str, **given: Any) -> T:
+    """Return `made` filled from a command's words (tyro: `--section.field value`).
+
+    Args:
+        made: a dataclass; its fields' texts are the help.
+        argv: the words.
+        prog: the command's name.
+        given: more of what tyro's `cli` takes.
+
+    Raises:
+        ConfigError: the words are not understood; a misspelt flag is told with the nearest one.
+        SystemExit: help was asked for, and printed.
+    """
+    import tyro  # it costs a quarter of a second: only commands that have flags pay it
+
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            return tyro.cli(made, args=[*argv], prog=prog, **given)
+    except SystemExit as end:
+        if not end.code:
+            raise
+    raise ConfigError(f"{prog}: {_line(told.getvalue())}; see {prog} --help")
+
+
+def _line(box: str) -> str:
+    """Return the text of the parser's box, whose parts have rules between them, as one line."""
+    parts = [""]
+    for framed in box.splitlines():
+        if framed.startswith(("╭", "╰")):
+            continue
+        words = framed.strip("│ ")
+        if set(words) == {"─"}:
+            parts.append("")
+        else:
+            parts[-1] += f" {words}"
+    whole = [part.strip(" .") for part in parts]
+    return "; ".join(part for part in whole if part and not part.startswith("For full helptext"))
