@@ -101,7 +101,8 @@ class OptunaMethod:
         """Return the size of trial `number`: each comes once a round, in an order of its own."""
         place, sizes = max(0, number - len(self._config.start_points)), self._sizes
         rng = np.random.default_rng([self._config.seed, place // len(sizes)])
-        return sizes[rng.permutation(len(sizes))[place % len(sizes)]]
+        size: dict[str, Any] = sizes[rng.permutation(len(sizes))[place % len(sizes)]]
+        return size
 
     @cached_property
     def _sizes(self) -> list[dict[str, Any]]:

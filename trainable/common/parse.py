@@ -28,7 +28,8 @@ def parse(made: type[T], argv: Sequence[str], prog: str, **given: Any) -> T:
     told = io.StringIO()
     try:
         with contextlib.redirect_stderr(told):
-            return tyro.cli(made, args=[*argv], prog=prog, **given)
+            filled: T = tyro.cli(made, args=[*argv], prog=prog, **given)
+        return filled
     except SystemExit as end:
         if not end.code:
             raise
