@@ -25,6 +25,7 @@ ABOUT = """Search learning rates and model sizes; record in MLflow; keep the bes
 --config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
+--warm-start NAME,NAME: begin with what the trials of older sweeps on the same tokens tell.
 --detach: go on without this terminal, and return once the first trials have begun.
 --dry-run: print the plan only.
 --json: print one JSON document to standard output, and what happens meanwhile to standard error.
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
         )
     name, flags = pop_option(flags, "--resume")
     path, flags = pop_option(flags, "--config")
+    older, flags = pop_option(flags, "--warm-start")
     ray_address, flags = pop_option(flags, "--ray-address")
     options: dict[str, Any] = {
         **{"dry_run": dry_run, "verify_data": verify_data},
@@ -55,6 +57,10 @@ def main(argv: list[str]) -> int:
     if name is not None:
         if path is not None:
             raise ConfigError("--config: a resumed sweep has its config; leave one of them out")
+        if older is not None:
+            raise ConfigError(
+                "--warm-start: a resumed sweep knows what it began with; leave it out"
+            )
         folder = find_sweep(name)
         stored = read_sweep(folder)
         config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
@@ -68,6 +74,9 @@ def main(argv: list[str]) -> int:
         return run_detached(run, config.num_samples) if detach else run()
     source = config_file(path or SHIPPED)
     default = validate(SweepConfig, without_fixed(read_yaml(source), _fixed(flags)), str(source))
+    if older is not None:
+        search = default.search.model_copy(update={"warm_start": older.replace(",", " ").split()})
+        default = default.model_copy(update={"search": search})
     config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
 
     def start(begun: Begun | None = None) -> int:

@@ -131,6 +131,10 @@ def test_the_share_of_a_search_by_gp_is_near_what_was_measured() -> None:
     for trials, measured in ((16, 0.34), (32, 0.43), (100, 0.45)):
         config = sweep_config(num_samples=trials, search={"algorithm": "gp"})
         assert expected_share(config) == pytest.approx(measured, rel=0.2)
+    for trials, measured in ((8, 0.56), (16, 0.47), (32, 0.45)):
+        search = {"algorithm": "gp", "warm_start": ["old"]}
+        config = sweep_config(num_samples=trials, search=search)
+        assert expected_share(config) == pytest.approx(measured, rel=0.1)
     assert expected_share(sweep_config(num_samples=1, search={"algorithm": "gp"})) == 1.0
     for trials, measured in ((16, 0.49), (32, 0.68), (100, 0.74)):
         config = sweep_config(num_samples=trials, search={"algorithm": "gp", "goal": "table"})

@@ -27,7 +27,8 @@ from sweep_samples import (
 
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE
-from sweep.record.results import COMPARABLE, OUTCOMES, PlannedCost, SweepRecord
+from sweep.record.planned import PlannedCost
+from sweep.record.results import COMPARABLE, OUTCOMES, SweepRecord
 
 
 def test_the_outcomes_are_these() -> None:

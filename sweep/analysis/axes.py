@@ -1,4 +1,7 @@
-"""The searched fields as inputs of the fit: each value as numbers in [0, 1], and back."""
+"""The searched fields as inputs of the fit: each value as numbers in [0, 1], and back.
+
+A number outside of the space, of an older sweep, lies outside of [0, 1].
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,14 +10,22 @@ from typing import Any
 import numpy as np
 
 from sweep.analysis.gaussian_process import Array
-from sweep.config.space import RATE, Domain
+from sweep.config.space import RATE, Domain, value_of
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import TrialRecord
 
 
 class Axis:
-    """One searched field as inputs of the process."""
+    """One searched field as inputs of the process.
 
-    def __init__(self, name: str, domain: Domain) -> None:
-        self.name, self._domain = name, domain
+    Args:
+        name: the field's, dotted.
+        domain: its values.
+        fixed: the value of points that do not name the field; None: all do.
+    """
+
+    def __init__(self, name: str, domain: Domain, fixed: Any = None) -> None:
+        self.name, self.fixed, self._domain = name, fixed, domain
         values = domain.values
         self._is_number = all(isinstance(v, int | float) for v in values)
         low, high = (min(values), max(values)) if self._is_number else (0.0, 1.0)
@@ -62,11 +73,32 @@ def axes_of(space: Mapping[str, Domain]) -> list[Axis]:
     return [Axis(name, space[name]) for name in sorted(space, key=lambda name: name != RATE)]
 
 
+def input_axes(config: SweepConfig, older: Sequence[TrialRecord]) -> list[Axis]:
+    """Return the searched fields, and those that older sweeps searched and this one fixes.
+
+    The rate comes first. Points of this sweep need not name what it fixes.
+    """
+    known: dict[str, list[Any]] = {}
+    for trial in older:
+        for name, value in trial.params.items():
+            if name not in config.space and value not in known.setdefault(name, []):
+                known[name].append(value)
+    axes = axes_of(config.space)
+    for name, values in known.items():
+        fixed = value_of(config.trial, name)
+        axes.append(Axis(name, Domain(choice=sorted({*values, fixed})), fixed))
+    return sorted(axes, key=lambda axis: axis.name != RATE)
+
+
 def inputs_of(axes: Sequence[Axis], points: Sequence[Mapping[str, Any]]) -> Array:
-    """Return the inputs (n, d) of n points, each with every searched field."""
+    """Return the inputs (n, d) of n points, each with every field that is not fixed."""
     return np.array(
-        [[x for axis in axes for x in axis.inputs(point[axis.name])] for point in points]
+        [[x for axis in axes for x in axis.inputs(_value(axis, point))] for point in points]
     )
+
+
+def _value(axis: Axis, point: Mapping[str, Any]) -> Any:
+    return point[axis.name] if axis.fixed is None else point.get(axis.name, axis.fixed)
 
 
 def point_at(axes: Sequence[Axis], shares: Array) -> dict[str, Any]:

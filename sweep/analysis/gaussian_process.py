@@ -2,14 +2,15 @@
 
 A row is one evaluation of a trial with inputs x at step s of S; with t = ln(S / s),
 
-    loss = level(s) + f(x) + g(x, t) + trial's noise + row's noise
+    loss = level(s) + f(x) + g(x, t) + sweep's offset + trial's noise + row's noise
     f ~ a^2 SE(x, x'),   g ~ b^2 SE(x, x') min(t, t')
 
 SE is the squared exponential with one length an input. g is a Brownian path that leads back from
 the end, where it is zero: the later an evaluation, the more it says of the end. Levels are free: no
-two losses of unlike steps are compared. The first input is the rate; its axis is sheared by learnt
-tilts along the others, since the best rate moves with the size (Yang et al. 2022). Rasmussen and
-Williams 2006, chapters 2 and 5; hyperparameters are those of the highest posterior.
+two losses of unlike steps are compared. The offset of this sweep is 0; each older one that it
+starts from has its own. The first input is the rate; its axis is sheared by learnt tilts along the
+others, since the best rate moves with the size (Yang et al. 2022). Rasmussen and Williams 2006,
+chapters 2 and 5; hyperparameters are those of the highest posterior.
 """
 
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ Array = npt.NDArray[np.float64]
 
 LEVEL_DEVIATION = 3.0
 """Prior deviation of a step's level around the mean loss, nats: as good as free."""
+OFFSET_DEVIATION = 0.05
+"""Prior deviation of an older sweep's losses from this one's, nats: other seeds, other code."""
 SEARCH_STEPS = (0.7, 0.4, 0.25, 0.15, 0.1)
 """Step lengths of the coordinate search, in units of the priors' deviations."""
 
@@ -39,6 +42,8 @@ class Rows:
     """(n,), which trial a row is of."""
     loss: Array
     """(n,), nats per token."""
+    sweep: npt.NDArray[np.int64]
+    """(n,), which sweep a row is of: 0 this one, 1 and so on older ones."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ class GaussianProcess:
         covariance = shape * (a**2 + b**2 * np.minimum.outer(t, t))
         covariance += LEVEL_DEVIATION**2 * np.equal.outer(t, t)
         covariance += trial**2 * np.equal.outer(rows.trial, rows.trial)
+        older = np.where(rows.sweep == 0, np.nan, rows.sweep)  # nothing equals nan
+        covariance += OFFSET_DEVIATION**2 * np.equal.outer(older, older)
         covariance[np.diag_indices_from(covariance)] += row**2
         self._mean = float(rows.loss.mean())
         self._factor = cho_factor(covariance, lower=True)
@@ -127,7 +134,7 @@ def fit(rows: Rows) -> GaussianProcess:
 
     The last one is kept: at a sweep's end its summary, its report and MLflow ask for the same.
     """
-    parts = (rows.inputs, rows.backwards, rows.trial, rows.loss)
+    parts = (rows.inputs, rows.backwards, rows.trial, rows.loss, rows.sweep)
     asked = b"".join(part.tobytes() for part in parts)
     found = _LAST.get(asked)
     if found is None:

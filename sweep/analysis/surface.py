@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from sweep.analysis.axes import Axis, axes_of, inputs_of, point_at
+from sweep.analysis.axes import Axis, axes_of, input_axes, inputs_of, point_at
+from sweep.analysis.curves import FEW, evaluations_of, rows_from
 from sweep.analysis.gaussian_process import Array, Rows, fit
 from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 
-EVALUATIONS = (1, 2, 3, 5, 8)
-"""Which of a trial's evaluations count, besides its last: losses close in time say the same."""
 MAX_ROWS = 600
 """Beyond these, the trials that came least far are left out: a fit costs the cube of its rows."""
 GRID = 101
@@ -55,14 +54,25 @@ class Valley:
 class Surface:
     """The final loss as a function of the searched fields (see gaussian_process.py).
 
-    Trials that diverged, failed or ran out of memory are left out: their losses are no numbers.
+    Args:
+        config: the sweep.
+        trials: its own. Those that diverged, failed or ran out of memory are left out: their losses
+            are no numbers.
+        older: those of the sweeps that it starts from.
     """
 
-    def __init__(self, config: SweepConfig, trials: Sequence[TrialRecord]) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        trials: Sequence[TrialRecord],
+        older: Sequence[TrialRecord] = (),
+    ) -> None:
         self._axes = axes_of(config.space)
+        self._input_axes = input_axes(config, older)
         self._steps = config.trial.train.steps
-        self._ended = any(trial.step == self._steps for trial in trials)
-        self._process = fit(rows_of(self._axes, self._steps, trials, MAX_ROWS))
+        known = [*trials, *(trial for trial in older if trial.is_comparable)]
+        self._ended = any(trial.step == self._steps for trial in known)
+        self._process = fit(rows_of(self._input_axes, self._steps, known, MAX_ROWS))
         self.training_noise = self._process.training_noise
         """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
@@ -140,42 +150,29 @@ class Surface:
         return [dict(place) | {RATE: value} for value in self._axes[0].grid(points)]
 
     def _inputs(self, points: Sequence[Mapping[str, Any]]) -> Array:
-        return inputs_of(self._axes, points)
+        return inputs_of(self._input_axes, points)
 
 
 def rows_of(axes: Sequence[Axis], steps: int, trials: Sequence[TrialRecord], most: int) -> Rows:
     """Return the evaluations that count, at most so many: those of the trials that came furthest.
 
+    Those of older sweeps have the room that the others leave.
+
     Args:
-        axes: the searched fields.
+        axes: the inputs.
         steps: of a full trial.
         trials: whose losses count.
         most: rows at most.
     """
-    params, backwards, numbers, losses = [], [], [], []
-    for trial in sorted(trials, key=lambda trial: (-trial.step, trial.number)):
-        for evaluation in _thinned(trial):
-            params.append(trial.params)
-            backwards.append(math.log(steps / evaluation["step"]))
-            numbers.append(trial.number)
-            losses.append(evaluation["val_loss"])
-    return Rows(
-        inputs=inputs_of(axes, params[:most]),
-        backwards=np.array(backwards[:most]),
-        trial=np.array(numbers[:most]),
-        loss=np.array(losses[:most]),
-    )
+    ordered = sorted(trials, key=lambda t: (t.sweep is not None, -t.step, t.sweep or "", t.number))
+    told = [one for trial in ordered for one in evaluations_of(trial, FEW)][:most]
+    return rows_from(told, inputs_of(axes, [trial.params for trial, _ in told]), steps)
 
 
 def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
     """Return the surface of a sweep; None if nothing was trained whose loss counts."""
     trials = [t for t in record.trials.values() if t.is_comparable and t.step > 0]
-    return Surface(config, trials) if trials else None
-
-
-def _thinned(trial: TrialRecord) -> list[dict[str, float]]:
-    trained = [e for e in trial.evaluations if e["step"] > 0]
-    return [e for n, e in enumerate(trained, 1) if n in EVALUATIONS or n == len(trained)]
+    return Surface(config, trials, record.older) if trials else None
 
 
 def _points(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:

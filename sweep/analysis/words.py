@@ -1,5 +1,6 @@
 """How numbers, settings and outcomes are said, wherever they are shown."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,6 +64,13 @@ def flops_text(value: float) -> str:
 def params_text(params: dict[str, Any]) -> str:
     """Return a suggestion as text, e.g. "lr=0.003162 d_model=128"."""
     return " ".join(f"{short_name(name)}={show_value(v)}" for name, v in params.items())
+
+
+def older_text(older: Sequence[TrialRecord]) -> str:
+    """Return which trials of older sweeps are known: "32 trials of sweep-001, 8 of sweep-002"."""
+    counts = Counter(trial.sweep for trial in older)
+    words = [f"{count} of {sweep}" for sweep, count in counts.items()]
+    return ", ".join(words).replace(" of", " trials of", 1)
 
 
 def size_text(fields: Sequence[str], size: Sequence[Any]) -> str:

@@ -105,7 +105,7 @@ def _resume(
     # Refused now, if it does not fit there.
     plan = place.there(make_plan, config, dataset, place.concurrent)
     if dry_run:
-        tell_plan(config, dataset, plan, place, output)
+        tell_plan(config, dataset, plan, record.older, place, output)
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):

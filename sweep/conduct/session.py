@@ -157,7 +157,8 @@ class Session:
             self._tracker.start()
         seconds = None
         if plan is not None:
-            seconds = show_plan(config, self._dataset, plan, self._place, self._console)
+            older = self._record.older
+            seconds = show_plan(config, self._dataset, plan, older, self._place, self._console)
         from sweep.engine.session import run_trials  # Tune and Optuna take a while to import
 
         self._interruption.require_none()

@@ -5,7 +5,7 @@ import dataclasses
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from sweep.cluster.place import open_place
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
+from sweep.conduct.warm_start import older_events, warm_started
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan, make_plan
 from sweep.record.folder import (
@@ -24,6 +25,7 @@ from sweep.record.folder import (
     results_folder,
 )
 from sweep.record.identity import new_identity
+from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 from sweep.record.storage import base_of
 from sweep.show.console import open_console
@@ -70,15 +72,17 @@ def start_sweep(
     with open_place(config, ray_address) as place:
         if dry_run:
             with _data_to_plan_with(config, console, verify_data) as dataset:
+                config, older = warm_started(config, dataset.digest)
                 place.admit(dataset, storage)
                 plan = place.there(make_plan, config, dataset, place.concurrent)
-                tell_plan(place.settled(config, dataset), dataset, plan, place, output)
+                tell_plan(place.settled(config, dataset), dataset, plan, older, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
+        config, older = warm_started(config, dataset.digest)
         place.admit(dataset, storage)
         plan = place.there(make_plan, config, dataset, place.concurrent)
         _require_room(plan, storage)
-        folder, sweep = _create(config, dataset.digest)
+        folder, sweep = _create(config, dataset.digest, older_events(older))
         try:
             return run_session(folder, sweep, place, dataset, plan, output, begun)
         except UserError:
@@ -104,15 +108,20 @@ def _data_to_plan_with(
         yield dataclasses.replace(dataset, folder=in_project(data.dataset))
 
 
-def _create(config: SweepConfig, dataset_digest: str) -> tuple[Path, SweepFile]:
-    """Make the folder of a new sweep; without a name it gets the next that is free."""
+def _create(
+    config: SweepConfig, dataset_digest: str, events: Sequence[Event] = ()
+) -> tuple[Path, SweepFile]:
+    """Make the folder of a new sweep, whose record begins with `events`.
+
+    Without a name it gets the next that is free.
+    """
     identity = new_identity(time.time(), dataset_digest)
     while True:
         name = config.name or next_name()
         named = config.model_copy(update={"name": name})
         sweep = SweepFile(identity=identity, config=named)
         try:
-            return create_sweep(name, sweep), sweep
+            return create_sweep(name, sweep, events), sweep
         except NameTakenError:
             if config.name:
                 raise  # else another sweep, started together with this one, was faster

@@ -143,6 +143,20 @@ def searchable_fields(trial: TrialConfig) -> Iterator[str]:
             yield f"{section}.{field}"
 
 
+def value_of(trial: TrialConfig, name: str) -> Any:
+    """Return the value of a trial's field, by its dotted name."""
+    section, _, field = name.partition(".")
+    return getattr(getattr(trial, section), field)
+
+
+def is_within(space: Mapping[str, Domain], trial: TrialConfig, params: Mapping[str, Any]) -> bool:
+    """Say whether a sweep could suggest an older one's trial, by what either searched."""
+    return all(
+        space[name].contains(value) if name in space else value == value_of(trial, name)
+        for name, value in params.items()
+    )
+
+
 def _require_valid(
     trial: TrialConfig, values: dict[str, Any], where: str, *, joined: bool = False
 ) -> None:

@@ -40,6 +40,9 @@ class SearchConfig(Section):
     its own size, and none trains the one answer. The search for best and both is the same."""
     startup_trials: int = Field(default=10, ge=1, le=10**6)
     """Only for tpe: random trials before it begins to model the losses."""
+    warm_start: list[str] = []
+    """Older sweeps whose trials the search begins with as data; as a flag: --warm-start NAME,NAME.
+    They trained on the same tokens with the same settings, searched fields aside."""
 
 
 class AshaConfig(Section):
@@ -141,6 +144,7 @@ class SweepConfig(Section):
     def _rules(self) -> Self:
         if self.name is not None and not re.fullmatch(NAME_PATTERN, self.name):
             raise ValueError(f"name {self.name!r:.80}: must be {NAME_RULE}")
+        self._require_older()
         if self.storage is not None:
             require_address(self.storage)
         if self.time_budget is not None and not self.budget_seconds:
@@ -190,6 +194,17 @@ class SweepConfig(Section):
                 "search.goal table: it is the best rate of every size, so the space must have a "
                 "field of model. and one beside, e.g. optim.lr; take --search.goal best"
             )
+
+    def _require_older(self) -> None:
+        """Refuse older sweeps to start from that the search has no use for."""
+        names = self.search.warm_start
+        where = f"search.warm_start {', '.join(names)}"
+        if names and self.search.algorithm == "random":
+            raise ValueError(f"{where}: random search learns from no trial; take tpe or gp")
+        if self.name in names:
+            raise ValueError(f"{where}: a sweep cannot start from itself; choose another --name")
+        if len({*names}) < len(names):
+            raise ValueError(f"{where}: a sweep stands twice; keep one")
 
     def trial_config(self, params: dict[str, Any]) -> TrialConfig:
         """Return the full settings of the trial with the suggested `params`.

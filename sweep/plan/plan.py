@@ -13,7 +13,7 @@ from sweep.plan.sizes import (
     trial_ends,
     trial_flops,
 )
-from sweep.record.results import PlannedCost
+from sweep.record.planned import PlannedCost
 from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.data.batches import TokenDataset, validation_starts
 from trainable.hardware.device import resolve_device

@@ -19,6 +19,9 @@ steps in a long sweep, and by how much less, over the trials, in a short one."""
 LONG_FOR_TABLE, SHORT_FOR_TABLE = 0.8, 4.9
 """The same where the goal is the table of sizes."""
 
+WARM_BY_MODEL = 0.7
+"""By how much more, over the trials, where older sweeps' trials take the probes' place."""
+
 
 def expected_share(config: SweepConfig) -> float:
     """Return the expected share of all steps that a sweep with early stopping spends."""
@@ -34,6 +37,8 @@ def _by_model(config: SweepConfig) -> float:
     long, short = LONG_BY_MODEL, SHORT_BY_MODEL
     if config.search.goal == "table":
         long, short = LONG_FOR_TABLE, SHORT_FOR_TABLE
+    if config.search.warm_start:
+        short = -WARM_BY_MODEL
     share = max(long - short / trials, least, first)
     return min(share, 1.0)
 

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,7 +11,9 @@ from pydantic import Field
 
 from sweep.common.errors import SweepError
 from sweep.config.sweep import NAME_PATTERN, NAME_RULE, SweepConfig
+from sweep.record.events import EVENTS_FILE
 from sweep.record.identity import Identity
+from sweep.record.lines import Event, to_line
 from trainable.common.errors import first_line
 from trainable.common.files import fsync_folder, write_atomic
 from trainable.common.paths import project_folder
@@ -74,8 +77,10 @@ class NameTakenError(SweepError):
     """A sweep of this name exists."""
 
 
-def create_sweep(name: str, sweep: SweepFile) -> Path:
+def create_sweep(name: str, sweep: SweepFile, events: Sequence[Event] = ()) -> Path:
     """Make the folder of a new sweep and write sweep.json.
+
+    Its record begins with `events`: they are there before sweep.json, without which it is no sweep.
 
     Raises:
         NameTakenError: a sweep of this name exists.
@@ -91,6 +96,8 @@ def create_sweep(name: str, sweep: SweepFile) -> Path:
         ) from error
     try:
         folder.mkdir(mode=0o700)
+        if events:
+            write_atomic(folder / EVENTS_FILE, b"".join(map(to_line, events)))
         write_sweep(folder, sweep)
         for place in (results_folder(), project_folder()):  # the power may go at any time
             fsync_folder(place)

@@ -10,9 +10,9 @@ from typing import Any, Literal, cast, get_args
 from sweep.common.errors import SweepError
 from sweep.record.events import read_events
 from sweep.record.lines import Event
+from sweep.record.planned import PlannedCost, planned
 from sweep.record.values import (
     finite,
-    finite_or_none,
     of_kind,
     parameters,
     trial_name,
@@ -71,6 +71,8 @@ class TrialRecord:
     """Whether it was to train the best settings by a fit to all trials before, unstopped."""
     restarts: int = 0
     """Times its worker died and it went on from a checkpoint."""
+    sweep: str | None = None
+    """Older sweep that it is of, where that is what this one starts from; None: its own."""
 
     @property
     def number(self) -> int:
@@ -98,20 +100,6 @@ class TrialRecord:
         return (not self.is_comparable, self.best_val_loss, self.number)
 
 
-@dataclass(frozen=True)
-class PlannedCost:
-    """What the plan expected of all trials of the first session."""
-
-    seconds: float | None
-    """None: it was not known."""
-    steps: float
-    """Of all trials together, after early stopping."""
-    disk_bytes: int
-    """Largest expected size of the kept checkpoints."""
-    standard_error: float | None
-    """Of a difference of two losses on the validation windows, nats; None for one window."""
-
-
 @dataclass
 class SweepRecord:
     """All trials of a sweep."""
@@ -133,6 +121,8 @@ class SweepRecord:
     """Unix time of the last event."""
     lost: set[int] = field(default_factory=set)
     """Numbers of trials whose start was damaged: they are not given again."""
+    older: list[TrialRecord] = field(default_factory=list)
+    """Trials of older sweeps that this one starts from: data of the search, and nothing else."""
     in_order: list[str] = field(default_factory=list)
     """Names of the trials that have an outcome, in the order in which they ended."""
     steps: int = 0
@@ -171,6 +161,7 @@ class SweepRecord:
     def apply(self, event: Event) -> None:
         """Take in one event. Kinds and keys:
 
+        older_trial: sweep, older, params, outcome, curve (see conduct/warm_start.py).
         session_started: session, num_samples, machine, plan (in the first).
         session_ended: completed, and ended_by, if it was early.
         trial_started: trial, params, answer if it trains that, on a cluster node (again after a
@@ -189,7 +180,7 @@ class SweepRecord:
             self.num_samples = of_kind(int, event["num_samples"])
             self.session_started, self.ended_by = event["time"], None
             if event.get("plan") is not None:
-                self.plan = _planned(of_kind(dict, event["plan"]))
+                self.plan = planned(of_kind(dict, event["plan"]))
         elif kind == "session_ended":
             self.session_started, self.ended_by = None, _ended_by(event.get("ended_by"))
         elif kind == "trial_started":
@@ -200,6 +191,8 @@ class SweepRecord:
             trial.outcome = trial.ended = trial.reason = None
             trial.is_answer = trial.is_answer or of_kind(bool, event.get("answer", False))
             self._rank(trial)
+        elif kind == "older_trial":
+            self.older.append(_older(event))
         elif kind == "trial_lost":
             self.lost.add(trial_number(trial_name(event["trial"])))
         else:
@@ -287,10 +280,17 @@ def _ended_by(value: Any) -> EndedBy | None:
     return cast("EndedBy | None", value)
 
 
-def _planned(facts: dict[str, Any]) -> PlannedCost:
-    return PlannedCost(
-        seconds=finite_or_none(facts["seconds"]),
-        steps=finite(facts["steps"]),
-        disk_bytes=of_kind(int, facts["disk_bytes"]),
-        standard_error=finite_or_none(facts["standard_error"]),
+def _older(event: Event) -> TrialRecord:
+    """Return a trial of an older sweep: its evaluations that count, as [step, val_loss] each."""
+    name, params = trial_name(event["older"]), parameters(event["params"])
+    if event["outcome"] not in OUTCOMES:
+        raise ValueError(f"unknown outcome {event['outcome']!r}")
+    curve = [of_kind(list, told) for told in of_kind(list, event["curve"])]
+    return TrialRecord(
+        name,
+        params,
+        started=event["time"],
+        evaluations=[{"step": of_kind(int, s), "val_loss": finite(loss)} for s, loss in curve],
+        outcome=event["outcome"],
+        sweep=of_kind(str, event["sweep"]),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweep.analysis.axes import axes_of, inputs_of
+from sweep.analysis.axes import axes_of, input_axes, inputs_of
 from sweep.analysis.gaussian_process import Array
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
@@ -69,18 +69,18 @@ class Answers:
         from sweep.search.candidates import Candidates  # scipy takes a while to import
         from sweep.search.survival import Survival
 
-        trials = list(self._known.trials.values())
         axes = axes_of(self._config.space)
+        inputs_by = input_axes(self._config, self._known.older)
         expected = expected or _fitted(self._config, self._known)
         if expected is None:
             return None
-        survival = Survival(axes, trials)
+        survival = Survival(inputs_by, self._known.all)
 
         def losses(points: list[dict[str, Any]]) -> Array:
-            inputs = inputs_of(axes, points)
+            inputs = inputs_of(inputs_by, points)
             return np.where(survival.expected(inputs), expected(inputs), np.inf)
 
-        candidates = Candidates(self._config, axes, self._config.seed)
+        candidates = Candidates(self._config, axes, inputs_by)
         best: Mapping[str, Any] = candidates.points[int(losses(candidates.points).argmin())]
         for _ in range(ROUNDS):
             for axis in axes:
@@ -95,4 +95,6 @@ def _fitted(config: SweepConfig, known: Known) -> Expected | None:
     from sweep.analysis.surface import Surface
 
     trials = [t for t in known.trials.values() if t.is_comparable and t.step > 0]
-    return Surface(config, trials).expected_at if trials else None
+    if not trials and not any(trial.is_comparable for trial in known.older):
+        return None
+    return Surface(config, trials, known.older).expected_at

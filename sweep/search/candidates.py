@@ -26,11 +26,11 @@ class Candidates:
     Args:
         config: the sweep.
         axes: the searched fields.
-        seed: of the quasi-random points.
+        inputs: the axes of the points' inputs.
     """
 
-    def __init__(self, config: SweepConfig, axes: Sequence[Axis], seed: int) -> None:
-        self._axes = axes
+    def __init__(self, config: SweepConfig, axes: Sequence[Axis], inputs: Sequence[Axis]) -> None:
+        seed = config.seed
         sizes, others = size_fields(config)
         self._size_names = sizes if others else []
         by_name = {axis.name: axis for axis in axes}
@@ -44,7 +44,7 @@ class Candidates:
                 self.points.append({**size, **point})
                 of_size.append(place)
         self.sizes: list[tuple[Any, ...]] = [tuple(size.values()) for size in chosen]
-        self.inputs: Array = inputs_of(axes, self.points)
+        self.inputs: Array = inputs_of(inputs, self.points)
         self.size = np.array(of_size, dtype=np.int64)
         """Which size each point is of."""
 

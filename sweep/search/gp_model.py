@@ -2,7 +2,8 @@
 
 Rows are thinned so that a decision costs a bounded time, and the hyperparameters are found anew
 only when the trials that have ended are a quarter more than at the last time: from those trials
-alone, in the order in which they ended. So both are functions of the record.
+alone, in the order in which they ended. So both are functions of the record. Trials of older sweeps
+count as the first that ended.
 """
 
 import math
@@ -11,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.analysis.axes import Axis, inputs_of
+from sweep.analysis.curves import FEW, Told, evaluations_of, rows_from
 from sweep.analysis.gaussian_process import Array, GaussianProcess, Rows, Scales, searched
 from sweep.record.results import TrialRecord
 
-KEPT = ((1, 2, 3, 5, 8), (2,), ())
+KEPT = (FEW, (2,), ())
 """Which evaluations of each trial count beside its last: the first choice that leaves few enough
 rows. Losses close in time say the same."""
 MOST_ROWS = 400
@@ -32,28 +34,33 @@ class Model:
     """Rows and hyperparameters.
 
     Args:
-        axes: the searched fields.
+        axes: the inputs.
         steps: of a full trial.
         first: trials that end before hyperparameters are fitted.
+        older: trials of the sweeps that this one starts from.
     """
 
-    def __init__(self, axes: Sequence[Axis], steps: int, first: int) -> None:
-        self._axes, self._steps = axes, steps
-        self._inputs: dict[int, Array] = {}
-        """Of each trial, (1, d)."""
-        self._next_fit = first
+    def __init__(
+        self, axes: Sequence[Axis], steps: int, first: int, older: Sequence[TrialRecord] = ()
+    ) -> None:
+        self._axes, self._steps, self._older = axes, steps, older
+        self._inputs: dict[tuple[str | None, int], Array] = {}
+        """Of each trial, (d,)."""
+        self._next_fit = max(first, len(older))
         self._scales: Scales | None = None
 
     def inputs(self, trial: TrialRecord) -> Array:
         """Return a trial's inputs (d,)."""
-        if trial.number not in self._inputs:
-            self._inputs[trial.number] = inputs_of(self._axes, [trial.params])[0]
-        return self._inputs[trial.number]
+        key = (trial.sweep, trial.number)
+        if key not in self._inputs:
+            self._inputs[key] = inputs_of(self._axes, [trial.params])[0]
+        return self._inputs[key]
 
     def scales(self, ended: Sequence[TrialRecord]) -> Scales:
         """Return the hyperparameters, given the trials that have ended, in this order."""
-        while len(ended) >= self._next_fit:
-            rows = self.rows(ended[: self._next_fit], ROWS_OF_SCALES)
+        older = len(self._older)
+        while older + len(ended) >= self._next_fit:
+            rows = self.rows(ended[: self._next_fit - older], ROWS_OF_SCALES)
             if rows is not None:
                 steps = FIRST_STEPS if self._scales is None else LATER_STEPS
                 self._scales = searched(rows, self._scales or self._prior(), steps).scales
@@ -61,24 +68,16 @@ class Model:
         return self._scales or self._prior()
 
     def rows(self, trials: Sequence[TrialRecord], most: int = MOST_ROWS) -> Rows | None:
-        """Return the rows of trials whose losses count, at most so many; None if there are none."""
-        counted = [t for t in trials if t.is_comparable and t.step > 0]
-        if not counted:
+        """Return the rows of trials whose losses count, at most so many; None if there are none.
+
+        Those of older sweeps have the room that the others leave.
+        """
+        told = thinned(trials, most)
+        told += thinned(self._older, most - len(told))
+        if not told:
             return None
-        counted.sort(key=lambda trial: (-trial.step, trial.number))
-        if len(counted) > most:
-            even = np.linspace(most // 2, len(counted) - 1, most - most // 2).astype(int)
-            counted = counted[: most // 2] + [counted[n] for n in even]
-        for places in KEPT:
-            told = [(trial, e) for trial in counted for e in _thinned(trial, places)]
-            if len(told) <= most:
-                break
-        return Rows(
-            inputs=np.array([self.inputs(trial) for trial, _ in told]),
-            backwards=np.array([math.log(self._steps / e["step"]) for _, e in told]),
-            trial=np.array([trial.number for trial, _ in told]),
-            loss=np.array([e["val_loss"] for _, e in told]),
-        )
+        inputs = np.array([self.inputs(trial) for trial, _ in told])
+        return rows_from(told, inputs, self._steps)
 
     def posterior(self, rows: Rows, ended: Sequence[TrialRecord]) -> GaussianProcess:
         """Return the process given rows, with the hyperparameters of the trials that ended."""
@@ -94,6 +93,7 @@ class Model:
             backwards=np.concatenate([rows.backwards, np.zeros(len(running))]),
             trial=np.concatenate([rows.trial, [trial.number for trial in running]]),
             loss=np.concatenate([rows.loss, process.final_mean(inputs)]),
+            sweep=np.concatenate([rows.sweep, np.zeros(len(running), dtype=np.int64)]),
         )
         return GaussianProcess(believed, process.scales)
 
@@ -101,6 +101,15 @@ class Model:
         return Scales.prior(sum(len(axis.inputs(axis.grid(2)[0])) for axis in self._axes))
 
 
-def _thinned(trial: TrialRecord, places: Sequence[int]) -> list[dict[str, float]]:
-    trained = [e for e in trial.evaluations if e["step"] > 0]
-    return [e for n, e in enumerate(trained, 1) if n in places or n == len(trained)]
+def thinned(trials: Sequence[TrialRecord], most: int) -> list[Told]:
+    """Return the evaluations, at most so many, of trials whose losses count."""
+    counted = [t for t in trials if t.is_comparable and t.step > 0]
+    counted.sort(key=lambda trial: (-trial.step, trial.sweep or "", trial.number))
+    if len(counted) > most:
+        even = np.linspace(most // 2, len(counted) - 1, most - most // 2).astype(int)
+        counted = counted[: most // 2] + [counted[n] for n in even]
+    for places in KEPT:
+        told = [one for trial in counted for one in evaluations_of(trial, places)]
+        if len(told) <= most:
+            break
+    return told

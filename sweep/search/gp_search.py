@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from sweep.analysis.axes import axes_of, point_at
+from sweep.analysis.axes import axes_of, input_axes, point_at
 from sweep.analysis.gaussian_process import Array, GaussianProcess
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
@@ -59,10 +59,11 @@ class GpMethod:
         self._known = Known(config, record)
         self._answers = Answers(config, record, self._known)
         self._axes = axes_of(config.space)
+        self._inputs = input_axes(config, record.older)
         self._first = len(config.start_points)
         self._probes = range(self._first, self._first + probes_of(config))
-        self._model = Model(self._axes, self._steps, max(4, self._probes.stop))
-        self._candidates = Candidates(config, self._axes, config.seed)
+        self._model = Model(self._inputs, self._steps, max(4, self._probes.stop), record.older)
+        self._candidates = Candidates(config, self._axes, self._inputs)
         self._stopped: set[int] = set()
 
     @property
@@ -160,7 +161,7 @@ class GpMethod:
     def _here(self) -> tuple[list[dict[str, Any]], npt.NDArray[np.int64], Array]:
         """Return the candidates where trials survive, their sizes and their inputs."""
         found = self._candidates
-        alive = Survival(self._axes, list(self._known.trials.values())).expected(found.inputs)
+        alive = Survival(self._inputs, self._known.all).expected(found.inputs)
         if alive.all() or not alive.any():
             return found.points, found.size, found.inputs
         points = [point for point, lives in zip(found.points, alive, strict=True) if lives]

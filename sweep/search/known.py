@@ -24,6 +24,8 @@ class Known:
         self._steps = config.trial.train.steps
         self.trials: dict[int, TrialRecord] = {}
         """By number; `outcome` of those that run is None."""
+        self.older = record.older
+        """Those of the sweeps that this one starts from."""
         self.ended: list[int] = [record.trials[name].number for name in record.in_order]
         """The trials that have ended, in this order."""
         for trial in record.trials.values():
@@ -59,6 +61,11 @@ class Known:
         else:
             trial.outcome = "finished" if trial.step >= self._steps else "stopped"
         self.ended.append(number)
+
+    @property
+    def all(self) -> list[TrialRecord]:
+        """The sweep's own trials, and those of older ones."""
+        return [*self.trials.values(), *self.older]
 
     @property
     def running(self) -> list[TrialRecord]:

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from sweep.analysis.axes import axes_of
 from sweep.analysis.sizes import size_fields
-from sweep.config.space import Domain
+from sweep.config.space import Domain, is_within
 from sweep.config.sweep import SearchConfig, SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.search.answers import Answers
@@ -55,6 +55,9 @@ class OptunaMethod:
         self._waiting = {trial.number for trial in record.unfinished}
         self.study = optuna.create_study(sampler=RandomSampler())
         """What Optuna knows of the sweep."""
+        for trial in record.older:
+            if is_within(config.space, config.trial, trial.params):  # Optuna can hold no other
+                self.study.add_trial(self._ended(trial))
         for trial in sorted(record.trials.values(), key=lambda trial: trial.number):
             if trial.number in self._waiting:  # TPE weighs trials by their place: it stays
                 self.study.enqueue_trial(self._drawn(trial.params))
@@ -108,8 +111,9 @@ class OptunaMethod:
     def _sizes(self) -> list[dict[str, Any]]:
         from sweep.search.candidates import Candidates  # scipy takes a while to import
 
-        found = Candidates(self._config, axes_of(self._config.space), self._config.seed).sizes
-        return [dict(zip(size_fields(self._config)[0], size, strict=True)) for size in found]
+        axes, names = axes_of(self._config.space), size_fields(self._config)[0]
+        found = Candidates(self._config, axes, axes).sizes
+        return [dict(zip(names, size, strict=True)) for size in found]
 
     def _ended(self, trial: TrialRecord) -> optuna.trial.FrozenTrial:
         """Return a trial of an earlier session as the study was told of it."""

@@ -9,6 +9,11 @@ MOST = 3 / 8
 
 
 def probes_of(config: SweepConfig) -> int:
-    """Return how many probes a sweep begins with, after its start points."""
+    """Return how many probes a sweep begins with, after its start points.
+
+    None where it knows the trials of older sweeps.
+    """
+    if config.search.warm_start:
+        return 0
     probes = EACH * (len(config.space) + 1)
     return min(probes, int(config.num_samples * MOST))

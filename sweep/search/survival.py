@@ -25,7 +25,7 @@ class Survival:
     from all trials one is expected to survive.
 
     Args:
-        axes: the searched fields.
+        axes: the inputs.
         trials: all there are; those that diverged or ran out of memory are lost.
     """
 

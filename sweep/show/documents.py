@@ -1,5 +1,6 @@
 """A sweep, the list of sweeps, a restored trial as JSON documents: what programs read."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,6 +146,8 @@ class SweepDocument(Document):
     """In the order of suggestion."""
     config: dict[str, Any]
     """Every setting, as in YAML."""
+    warm_start: dict[str, int]
+    """Trials of older sweeps that the search began with, by sweep."""
     identity: dict[str, Any]
     """Digests of data and code, versions of libraries, git commit."""
 
@@ -231,6 +234,7 @@ def sweep_document(folder: Path, sweep: SweepFile, study: Study, state: State) -
         sizes=_sizes(study),
         trials=_trials(study),
         config=config.model_dump(mode="json", by_alias=True),
+        warm_start=Counter(str(trial.sweep) for trial in record.older),
         identity=sweep.identity.model_dump(mode="json"),
     )
 

@@ -1,9 +1,12 @@
 """A plan as a JSON document: what programs read."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
+from sweep.record.results import TrialRecord
 from trainable.common.document import Document
 
 
@@ -38,11 +41,17 @@ class PlanDocument(Document):
     memory_bytes: int
     """Of the trial that takes the most, at the least."""
     available_bytes: int
+    warm_start: dict[str, int]
+    """Trials of older sweeps that the search begins with, by sweep."""
     config: dict[str, Any]
 
 
 def plan_document(
-    config: SweepConfig, plan: Plan, concurrent: int, seconds: float | None
+    config: SweepConfig,
+    plan: Plan,
+    concurrent: int,
+    seconds: float | None,
+    older: Sequence[TrialRecord] = (),
 ) -> PlanDocument:
     """Return a plan as programs read it."""
     return PlanDocument(
@@ -59,6 +68,7 @@ def plan_document(
         disk_bytes=plan.disk_bytes,
         memory_bytes=plan.memory_bytes,
         available_bytes=plan.available_bytes,
+        warm_start=Counter(str(trial.sweep) for trial in older),
         config=config.model_dump(mode="json", by_alias=True),
     )
 

@@ -11,12 +11,15 @@ from sweep.analysis.words import (
     duration,
     flops_text,
     magnitude,
+    older_text,
     size_name,
 )
 from sweep.cluster.place import Place
+from sweep.config.space import is_within
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
 from sweep.plan.probe import expected_seconds, speeds_of_ends
+from sweep.record.results import TrialRecord
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say_folded
 from sweep.show.plan_document import plan_document
@@ -31,6 +34,7 @@ def plan_lines(
     concurrent: int,
     seconds: float | None,
     probed: float = 1.0,
+    older: Sequence[TrialRecord] = (),
 ) -> list[str]:
     """Return the plan for the terminal.
 
@@ -41,6 +45,7 @@ def plan_lines(
         concurrent: how many trials run at once.
         seconds: the time expected; None: it is not known.
         probed: the share of a step that was measured to tell it.
+        older: trials of older sweeps that the search begins with.
     """
     train, small, large = config.trial.train, plan.smallest, plan.largest
     goal = config.search.goal
@@ -52,6 +57,7 @@ def plan_lines(
         f"{config.cpus_per_trial:g} CPU and {config.gpus_per_trial:g} GPU each",
         f"data      {dataset}",
         *_labelled("space", describe_domains(config)),
+        *_warm_lines(config, older),
         f"{f'sizes     {plan.sizes:,}, from' if several else 'size     '} {_end(config, small)}",
         *([f"          to {_end(config, large)}"] if several else []),
         f"budget    {train.steps:,} steps x {f'{least:,} to ' if least < most else ''}{most:,} "
@@ -129,27 +135,48 @@ def noise_lines(plan: Plan) -> list[str]:
     ]
 
 
+def _warm_lines(config: SweepConfig, older: Sequence[TrialRecord]) -> list[str]:
+    """Return which older trials the search begins with, as a line of the plan."""
+    if not older:
+        return []
+    outside = sum(not is_within(config.space, config.trial, trial.params) for trial in older)
+    only = f"; {outside} of them are outside of the space" if outside else ""
+    if outside and config.search.algorithm == "tpe":
+        only += ", which tpe cannot use: they serve the fit alone"
+    return [f"search    {config.search.algorithm}, warm start: {older_text(older)}{only}"]
+
+
 def _labelled(label: str, lines: Iterable[str]) -> list[str]:
     return [f"{label if i == 0 else '':<9} {line}" for i, line in enumerate(lines)]
 
 
 def show_plan(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, console: Console
+    config: SweepConfig,
+    dataset: TokenDataset,
+    plan: Plan,
+    older: Sequence[TrialRecord],
+    place: Place,
+    console: Console,
 ) -> float | None:
     """Print the plan; return the seconds that are expected."""
-    seconds, lines = _probed(config, dataset, plan, place)
+    seconds, lines = _probed(config, dataset, plan, older, place)
     _say(console, lines)
     return seconds
 
 
 def tell_plan(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place, output: Output
+    config: SweepConfig,
+    dataset: TokenDataset,
+    plan: Plan,
+    older: Sequence[TrialRecord],
+    place: Place,
+    output: Output,
 ) -> None:
     """Print the plan as a command's result."""
-    seconds, lines = _probed(config, dataset, plan, place)
+    seconds, lines = _probed(config, dataset, plan, older, place)
     if output.is_for_people:
         _say(open_console(output), lines)
-    document = partial(plan_document, config, plan, place.concurrent, seconds)
+    document = partial(plan_document, config, plan, place.concurrent, seconds, older)
     output.result("\n".join(lines), document)
 
 
@@ -159,7 +186,11 @@ def _say(console: Console, lines: Sequence[str]) -> None:
 
 
 def _probed(
-    config: SweepConfig, dataset: TokenDataset, plan: Plan, place: Place
+    config: SweepConfig,
+    dataset: TokenDataset,
+    plan: Plan,
+    older: Sequence[TrialRecord],
+    place: Place,
 ) -> tuple[float | None, list[str]]:
     ends = place.there(speeds_of_ends, config, dataset, plan.eval_windows)
     concurrent = place.concurrent
@@ -169,4 +200,4 @@ def _probed(
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed)
+    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed, older)

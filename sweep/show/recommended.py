@@ -7,7 +7,7 @@ from sweep.analysis.power_law import Band
 from sweep.analysis.recommendation import Recommendation, SizeAdvice, parse_size, recommend
 from sweep.analysis.sizes import place_of
 from sweep.analysis.study import Study
-from sweep.analysis.words import magnitude, params_text, short_name
+from sweep.analysis.words import magnitude, older_text, params_text, short_name
 from sweep.config.space import RATE
 from sweep.record.folder import read_sweep
 from sweep.record.results import SweepRecord
@@ -124,11 +124,13 @@ def recommendation_text(
     name: str, study: Study, told: Recommendation, following: Upcoming
 ) -> list[str]:
     """Return a recommendation in lines that people read, with the commands to paste."""
-    trials = len(study.record.trials)
+    trials = f"{len(study.record.trials):,} trials"
+    if study.record.older:
+        trials += f" and of {older_text(study.record.older)}"
     best = told.in_full
     loss = "" if best.loss is None else f", expected to end at {_loss(best.loss, best.deviation)}"
     band = f"; 80 % of the best rate: {_band(best.rates)}" if best.rates else ""
-    by = f"{name}: by the fit to the curves of {trials:,} trials,"
+    by = f"{name}: by the fit to the curves of {trials},"
     in_full = [f"  {params_text(best.params)}{loss}{band}", f"  {_command(study, best.params)}"]
     lines = [f"{by} train in full", *in_full]
     if study.config.search.goal == "table" and study.sizes:

@@ -12,6 +12,7 @@ from sweep.analysis.words import (
     duration,
     flops_text,
     magnitude,
+    older_text,
     params_text,
 )
 from sweep.show.commands import next_commands
@@ -111,6 +112,7 @@ def origin(facts: Facts) -> Part:
         ("computed in", config.trial.train.computed_in),
         ("searched", "; ".join(describe_domains(config))),
         ("search", f"{config.search.algorithm}{f' for {goal}' if goal else ''}; {stops}"),
+        *([("warm start", older_text(facts.record.older))] if facts.record.older else []),
         ("sweep's id", identity.sweep_id),
     ]
     return "What it ran on", ("", ""), rows

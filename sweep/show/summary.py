@@ -6,7 +6,7 @@ from rich.console import Console
 
 from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
-from sweep.analysis.words import counts_text, duration, params_text
+from sweep.analysis.words import counts_text, duration, older_text, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.control.orders import Want
 from sweep.record.folder import SweepFile
@@ -96,7 +96,8 @@ def show_summary(
 def _show_tables(console: Console, study: Study) -> None:
     """Print leaderboard and table of sizes, what the sweep was for first."""
     board, by_size = leaderboard(study.config, study.record), best_by_size(study)
-    titles = ["", "best learning rate for each model size, fitted to all learning curves"]
+    also = f" and to {older_text(study.record.older)}" if study.record.older else ""
+    titles = ["", f"best learning rate for each model size, fitted to all learning curves{also}"]
     shown = [(title, table) for title, table in zip(titles, (board, by_size), strict=True) if table]
     if study.config.search.goal == "table":
         shown.reverse()

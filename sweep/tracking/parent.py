@@ -64,6 +64,7 @@ def complete_parent(
         "seed": config.seed,
         "search": config.search.algorithm,
         "goal": config.search.goal,
+        **({"warm_start": ", ".join(config.search.warm_start)} if config.search.warm_start else {}),
         "rungs": ", ".join(map(str, config.rungs)) or "none",
         "reduction_factor": config.asha.reduction_factor,
         "cpus_per_trial": config.cpus_per_trial,
