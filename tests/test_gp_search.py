@@ -8,8 +8,13 @@ import pytest
 from sweep_samples import record_of, run_of, session, sweep_config
 from test_answers import BEST, Sweep, loss_at
 
+from benchmarks.search.methods import product
+from benchmarks.search.simulator import simulate
+from benchmarks.search.simulator import sweep_config as bench_config
+from benchmarks.search.table import load
 from sweep.analysis.axes import axes_of
 from sweep.config.sweep import SweepConfig
+from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method, stopped_on_record
 from sweep.search.gp_model import MOST_ROWS, ROWS_OF_SCALES, Model
 from sweep.search.probes import probes_of
@@ -207,3 +212,24 @@ def test_what_a_decision_costs_is_bounded() -> None:
     small = model.rows(known[:8])
     assert small is not None
     assert len(small.loss) == 3 * 5 + 5, "of a few trials every evaluation that matters counts"
+
+
+def simulated(trials: int, workers: int, seed: int) -> SweepRecord:
+    """A sweep on real curves with a simulated clock."""
+    table = load("kjv")
+    config = bench_config(table, trials, seed, "gp")
+    return simulate(table, config, product(config), workers).record
+
+
+def test_nothing_is_trained_twice() -> None:
+    """The same settings would give the same losses, to the bit."""
+    trials = simulated(40, 2, seed=1).trials.values()
+    assert len({str(trial.params) for trial in trials}) == 40
+
+
+def test_few_trials_side_by_side_are_not_spent_on_stops() -> None:
+    """Sixteen by eight: when the first ones tell anything, most have begun."""
+    records = [simulated(16, 8, seed) for seed in range(6)]
+    finished = [sum(t.outcome == "finished" for t in r.trials.values()) for r in records]
+    assert np.mean(finished) > 3.5
+    assert simulated(40, 2, seed=1).counts()["finished"] < 15, "it stops where that is of use"

@@ -37,6 +37,9 @@ class Candidates:
         chosen = self._sizes([by_name[name] for name in self._size_names], seed)
         free = [axis for axis in axes if axis.name not in self._size_names]
         each = max(LEAST_OF_A_SIZE, POINTS // len(chosen))
+        self._smooth = [axis for axis in free if axis.few(each) is None]
+        self._gap = each ** (-1 / max(1, len(free)))
+        """Between neighbours, as a share of an axis."""
         self.points: list[dict[str, Any]] = []
         of_size: list[int] = []
         for place, size in enumerate(chosen):
@@ -47,6 +50,15 @@ class Candidates:
         self.inputs: Array = inputs_of(inputs, self.points)
         self.size = np.array(of_size, dtype=np.int64)
         """Which size each point is of."""
+
+    def near(self, point: Mapping[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        """Return a point moved by up to half a gap: the same again would be the same bits."""
+        moved = dict(point)
+        for axis in self._smooth:
+            (share,) = axis.inputs(point[axis.name])
+            share += self._gap * rng.uniform(-0.5, 0.5)
+            moved[axis.name] = axis.value(min(max(share, 0.0), 1.0))
+        return moved
 
     def size_of(self, params: Mapping[str, Any]) -> int | None:
         """Return which size a configuration is of; None: none of those looked at."""

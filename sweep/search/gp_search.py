@@ -36,6 +36,11 @@ between two trials."""
 USUAL, DEARER = 0.3, 5.0
 """Share of all steps beyond which that margin shrinks, and by how much: close to the best all
 trials are alike, and each would be trained to its end."""
+GENERATIONS = 3.0
+"""Trials to come for each that runs, below which one stops less and draws less widely: what is
+saved by a stop is of no use to a sweep whose trials have all begun."""
+LEAST_HOPE, NARROW = 0.05, 0.5
+"""What HOPE and the deviation of draws shrink to, the latter as a share, by the last trial."""
 TURN = 2
 """After the probes one trial of so many is for the table of sizes."""
 DRAWS = 64
@@ -102,11 +107,12 @@ class GpMethod:
         mean, covariance = process.final(inputs)
         factor = np.linalg.cholesky(covariance + JITTER * np.eye(len(mean)))
         rng = np.random.default_rng([self._config.seed, number])
-        draws: Array = mean + rng.standard_normal((DRAWS, len(mean))) @ factor.T
+        wide = NARROW + (1 - NARROW) * self._early()
+        draws: Array = mean + wide * rng.standard_normal((DRAWS, len(mean))) @ factor.T
         among = np.arange(len(mean))
-        if self._is_for_a_size(number):
+        if self._is_for_a_size(number) and (self._goal == "table" or self._early() == 1.0):
             among = np.flatnonzero(size == self._least_known(mean, draws, size))
-        return dict(points[among[draws[0, among].argmin()]])
+        return self._candidates.near(points[among[draws[0, among].argmin()]], rng)
 
     def _goes_on(self, number: int) -> bool:
         """Judge a running trial by what is known now."""
@@ -115,7 +121,8 @@ class GpMethod:
             return True
         if not self._config.asha.enabled or trial.step < self._config.grace_period:
             return True
-        if number in self._probes:
+        early = self._early()
+        if number in self._probes and early == 1.0:
             return False
         inputs = self._candidates.inputs
         if self._is_for_a_size(number):
@@ -127,7 +134,8 @@ class GpMethod:
         (mine, least), covariance = process.final(np.array([self._model.inputs(trial), best]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
         ahead = least - mine + self._margin() * process.training_noise
-        hope = HOPE_OF_TABLE if self._goal == "table" else HOPE
+        usual = HOPE_OF_TABLE if self._goal == "table" else HOPE
+        hope = LEAST_HOPE + (usual - LEAST_HOPE) * early
         return bool(variance <= 0 or ndtr(ahead / math.sqrt(variance)) >= hope)
 
     def _margin(self) -> float:
@@ -136,6 +144,11 @@ class GpMethod:
         share = sum(done) / (self._steps * len(done))
         usual = USUAL_OF_TABLE if self._goal == "table" else USUAL
         return INDIFFERENT - DEARER * max(0.0, share - usual)
+
+    def _early(self) -> float:
+        """Return how much of a sweep is to come for what runs now: 1 at first, 0 at the end."""
+        to_come = self._config.num_samples - len(self._known.trials)
+        return min(1.0, to_come / (GENERATIONS * max(1, len(self._known.running))))
 
     def _is_for_a_size(self, number: int) -> bool:
         """Say whether a trial is for the table of sizes: all are by that goal, else in turn.
