@@ -178,6 +178,11 @@ def test_the_workers_of_the_ray_job_come_and_go():
     assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
+def test_pips_settings_reach_the_build_by_compose_too():
+    (settings,) = re.findall("^ARG (PIP_.+)$", DOCKERFILE, re.MULTILINE)
+    assert SERVICES["head"]["build"]["args"] == settings.split()
+
+
 def test_versions_are_those_of_the_lock():
     assert CLUSTER["rayVersion"] == LOCK["ray"]
     (python,) = set(re.findall(r"^FROM python:(\d+\.\d+)-", DOCKERFILE, re.MULTILINE))
