@@ -227,6 +227,20 @@ def test_tpe_counts_older_trials_as_known_ones() -> None:
     assert method.ask(0, {}) != cold.ask(0, {})
 
 
+@pytest.mark.parametrize("algorithm", LEARNING)
+def test_the_table_of_sizes_as_a_goal_begins_with_older_trials_as_well(algorithm: str) -> None:
+    ran("old", 24)
+    search = {"algorithm": algorithm, "warm_start": ["old"], "goal": "table"}
+    config, known = begun(sweep_config(search=search, num_samples=4))
+    sweep = Sweep(config, known)
+    for number in range(4):
+        sweep.run(number)
+    trials = record_of(sweep.events).trials.values()
+    assert max(far(t.params) for t in trials) < 1.7
+    assert {t.params["model.d_model"] for t in trials} == {32, 64} or algorithm == "gp"
+    assert not any(t.is_answer for t in trials)
+
+
 def test_a_start_point_that_was_tried_is_known_and_not_tried_again() -> None:
     point = {"optim.lr": 3e-3, "model.d_model": 32}
     events = ran("old", 4)
@@ -235,6 +249,13 @@ def test_a_start_point_that_was_tried_is_known_and_not_tried_again() -> None:
     config, _ = begun(warm_config("old", start_points=points))
     assert config.start_points == [point]
     assert build_method(config, SweepRecord()).ask(0, point) == point
+
+
+def test_a_sweep_is_known_by_its_name_however_it_is_called(project: Path) -> None:
+    ran("old", 4)
+    config, older = warm_started(warm_config(f"{project}/results/old/", "old"), DATA)
+    assert config.search.warm_start == ["old"]
+    assert len(older) == 4
 
 
 def test_what_is_taken_over_of_a_long_sweep_is_bounded() -> None:

@@ -42,7 +42,7 @@ def warm_started(config: SweepConfig, dataset_digest: str) -> tuple[SweepConfig,
     """
     if not config.search.warm_start:
         return config, []
-    folders = [find_sweep(name) for name in config.search.warm_start]
+    folders = list(dict.fromkeys(find_sweep(name) for name in config.search.warm_start))
     sound: list[TrialRecord] = []
     lost: list[TrialRecord] = []
     for folder in folders:
