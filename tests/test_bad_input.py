@@ -17,7 +17,7 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from sweep import best, run, status
+from sweep import best, report, run, status
 from sweep.config.sweep import SweepConfig
 from trainable import generate, local, prepare
 from trainable.common.command import run_command
@@ -242,6 +242,26 @@ def test_results_that_are_no_folder(refused, config_file, project):
     config = config_file()
     (project / "results").touch()
     assert "LM_SWEEP_HOME" in refused(run, "--config", config)
+
+
+@pytest.mark.parametrize("command", [run, status, best, report, local, generate, prepare])
+@pytest.mark.parametrize("more", [[], ["--json"], ["--quiet"]])
+def test_words_that_are_no_flags_are_told_in_one_line(command, more, refused):
+    words = ["some"] if command in (best, generate) else []
+    assert "--qiet" in refused(command, *words, "--qiet", *more)
+
+
+def test_a_misspelt_flag_is_told_with_the_nearest_one(refused, run_python, monkeypatch):
+    told = refused(run, "--num-sample", "3")
+    assert "Unrecognized options: --num-sample, 3; Perhaps you meant: --num-samples INT" in told
+    assert "invalid choice 'zip'" in refused(best, "some", "--format", "zip")
+    assert "Name of the sweep" in refused(best)
+    drawn = "import sys; sys.argv[1:] = ['some', '--qiet']; from sweep.best import cli; cli()"
+    for encoding in ("ascii", "utf-8"):
+        monkeypatch.setenv("PYTHONIOENCODING", encoding)
+        done = run_python("-c", drawn)
+        assert done.stderr.startswith("error: best.py: Unrecognized options: --qiet; Perhaps")
+        assert done.stderr.count("\n") == 1
 
 
 def test_sweeps_that_are_not_there(refused):

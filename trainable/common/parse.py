@@ -37,13 +37,15 @@ def parse(made: type[T], argv: Sequence[str], prog: str, **given: Any) -> T:
 
 
 def _line(box: str) -> str:
-    """Return the text of the parser's box, whose parts have rules between them, as one line."""
+    """Return the text of the parser's box, without its title and its frame, as one line.
+
+    Rules stand between its parts; where the output is ASCII, so is the box.
+    """
     parts = [""]
-    for framed in box.splitlines():
-        if framed.startswith(("╭", "╰")):
-            continue
-        words = framed.strip("│ ")
-        if set(words) == {"─"}:
+    _, *framed = [line for line in box.splitlines() if line.strip()]
+    for line in framed:
+        words = line.strip("│ ")
+        if set(words) <= set("─-╰╯"):
             parts.append("")
         else:
             parts[-1] += f" {words}"
