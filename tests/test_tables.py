@@ -82,6 +82,32 @@ def test_the_leaderboard_goes_from_the_best_to_the_lost() -> None:
     ]
 
 
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_no_number_of_a_table_is_cut_however_narrow_the_terminal_is(width: int) -> None:
+    space = {**SPACE, "model.n_layers": {"int": [1, 4]}}
+    events = run_of("t000", {0: 5.0, 10: 3.0, 80: 2.1234}, "finished", d_model=64)
+    other = run_of("t001", {0: 5.0, 10: 3.5678}, "stopped", lr=3.16227766e-3)
+    for told in (events[0], other[0]):
+        told["params"]["model.n_layers"] = 2
+    study = Study(sweep_config(space=space), record_of(events, other))
+    by_size = best_by_size(study)
+    assert by_size is not None
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    for table in (leaderboard(study.config, study.record), by_size):
+        console.print(table)
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    for number in ("2.1234", "3.5678", "0.003162", "0.001", "64"):
+        assert number in text.split()
+    row = study.sizes[0].cells()
+    assert f" {row[3]} " in text, "the band, in one line"
+    assert ("no room in 60 columns for bits/byte" in text) == (width == 60)
+    assert ("no room in 80 columns for finished" in text) == (width == 80)
+    assert ("no room" in text) == (width < 110)
+
+
 def test_the_leaderboard_shows_ten_or_all() -> None:
     record = record_of(*[run_of(f"t{n:03d}", {0: 5.0 + n}, "finished") for n in range(15)])
     config = sweep_config()

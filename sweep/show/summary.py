@@ -60,11 +60,14 @@ def show_summary(
     """
     config, record = study.config, study.record
     share = record.steps / (max(1, len(record.trials)) * config.trial.train.steps)
-    say(
+    say(console, "")
+    say_folded(
         console,
-        f"\n{folder.name}: {counts_text(record) or 'no trial'} in {duration(record.seconds)}; "
-        f"{share:.0%} of the steps that full trials would take\n",
+        f"{folder.name}: {counts_text(record) or 'no trial'} in {duration(record.seconds)}; "
+        f"{share:.0%} of the steps that full trials would take",
+        indent=2,
     )
+    say(console, "")
     if record.ended_by == "time_budget":
         say(
             console,
@@ -105,7 +108,7 @@ def _show_tables(console: Console, study: Study) -> None:
         if place:
             say(console, "")
         if title:
-            say(console, title)
+            say_folded(console, title, indent=2)
         console.print(table)
 
 
@@ -129,9 +132,10 @@ def tell_result(folder: Path, sweep: SweepFile, study: Study, output: Output) ->
 
 def state_text(folder: Path, record: SweepRecord) -> str:
     """Return how far a sweep is, in one line."""
+    sessions = f"{record.sessions} session{'' if record.sessions == 1 else 's'}"
     return (
         f"{folder.name}: {state_of(folder, record)}; {counts_text(record) or 'no trials'} of "
-        f"{record.num_samples}; {duration(record.seconds)} in {record.sessions} session(s)"
+        f"{record.num_samples}; {duration(record.seconds)} in {sessions}"
     )
 
 

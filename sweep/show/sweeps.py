@@ -3,8 +3,6 @@
 import sys
 from pathlib import Path
 
-from rich.table import Table
-
 from sweep.analysis.study import Study
 from sweep.analysis.words import loss_text, outcome_text
 from sweep.common.errors import SweepError
@@ -15,7 +13,7 @@ from sweep.show.commands import resume_command
 from sweep.show.console import open_console, say
 from sweep.show.documents import SweepLine, SweepsDocument
 from sweep.show.summary import say_findings, state_text, tell_result
-from sweep.show.tables import best_by_size, leaderboard, plain_table
+from sweep.show.tables import FittedTable, best_by_size, leaderboard
 from sweep.show.trials_csv import trials_csv
 from trainable.common.errors import ConfigError
 from trainable.common.files import write_atomic
@@ -95,7 +93,7 @@ def _show_all(lines: list[SweepLine], output: Output) -> None:
         ]
         for line in lines
     ]
-    console.print(plain_table(["sweep", "state", "trials", "best val_loss", "best trial"], rows))
+    console.print(FittedTable(["sweep", "state", "trials", "best val_loss", "best trial"], rows))
     for line in lines:
         if line.damage:
             say(console, f"\n{line.damage}")
@@ -114,9 +112,9 @@ def _show_one(folder: Path, study: Study, output: Output) -> None:
         say(console, f"\ngo on with  {resume_command(folder.name, study.config, record)}")
 
 
-def _reasons(record: SweepRecord) -> Table | None:
+def _reasons(record: SweepRecord) -> FittedTable | None:
     told = [trial for trial in record.trials.values() if trial.reason]
     if not told:
         return None
     rows = ((trial.name, outcome_text(trial), trial.reason or "") for trial in told)
-    return plain_table(["trial", "outcome", "reason"], rows)
+    return FittedTable(["trial", "outcome", "reason"], rows)
