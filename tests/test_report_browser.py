@@ -104,4 +104,10 @@ def test_a_report_is_drawn_and_answers_mouse_and_keyboard(browser):
             "ink => document.getElementById('valleys')._fullLayout.font.color === ink",
             arg=ink.strip(),
         )
+        # Paper is white, whatever the reader's screen is.
+        painted = "document.getElementById('valleys')._fullLayout.font.color"
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.evaluate(painted) == "#000"
+        page.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert page.evaluate(painted) == ink.strip()
     assert [url for url in asked if not url.startswith(("file://", "blob:", "data:"))] == []

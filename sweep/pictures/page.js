@@ -24,7 +24,11 @@ async function inflated(id) {
 
 // ---- pictures
 
+const PRINTED = { ink: "#000", line: "#bbb", soft: "#f3f5f7", paper: "#fff" };  // as page.css has them
+let printing = false;  // until the styles are those of paper it is too late to paint
+
 function themed() {
+  if (printing) return PRINTED;
   const style = getComputedStyle(document.documentElement);
   const colour = name => style.getPropertyValue(name).trim();
   return { ink: colour("--ink"), line: colour("--line"), soft: colour("--soft"), paper: colour("--paper") };
@@ -284,7 +288,8 @@ async function main() {
     plot.original = picture.layout;
     watch.observe(plot);
   }
-  addEventListener("beforeprint", () => pictures.forEach(draw));
+  addEventListener("beforeprint", () => { printing = true; pictures.forEach(draw); repaint(pictures); });
+  addEventListener("afterprint", () => { printing = false; repaint(pictures); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => repaint(pictures));
 }
 
