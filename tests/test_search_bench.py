@@ -240,6 +240,15 @@ def test_intervals_hold_the_mean() -> None:
     assert high - low == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(200), rel=0.25)
 
 
+def test_one_size_alone_is_a_table() -> None:
+    whole, alone = load("kjv"), load("kjv:128x4")
+    assert alone.sizes == [(128, 4)]
+    assert alone.least == whole.best((128, 4))[1] > whole.least
+    config = sweep_config(alone, 6, 0)
+    replay = simulate(alone, config, product(config), 2)
+    assert {alone.split(t.params)[0] for t in replay.record.trials.values()} == {(128, 4)}
+
+
 @pytest.mark.parametrize("name", sorted(names()))
 def test_tables_are_whole_and_small(name: str) -> None:
     path = Path(make_table.FOLDER, f"{name}.jsonl")
@@ -319,6 +328,7 @@ def test_an_interrupted_table_goes_on(
 
 
 def test_a_summary_is_a_row_of_markdown() -> None:
-    assert markdown([["a"] * 3]).splitlines()[-1] == "| a | a | a |"
+    lines = markdown(["b"] * 3, [["a"] * 3]).splitlines()
+    assert lines == ["| b | b | b |", "| --- | --- | --- |", "| a | a | a |"]
     assert method_of("product tpe") == ("tpe", product)
     assert isinstance(Replay, type)

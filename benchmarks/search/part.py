@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.measure import Bar, Row, middle
 from benchmarks.search.measures import interval, ratio_interval
 from benchmarks.search.methods import EARLIER, PRODUCT, STOCK
-from benchmarks.search.runs import Run, Runs, Setting
+from benchmarks.search.runs import USUAL, Run, Runs, Setting, fewer
 from benchmarks.search.table import Array, names
 from sweep.config.sweep import SearchConfig
 
@@ -20,9 +20,9 @@ SHORT, LONG = range(1_000, 1_016), range(1_000, 1_200)
 """Seeds. No setting was chosen by their figures."""
 DEFAULT = f"{PRODUCT}{SearchConfig().algorithm}"
 GP, TPE = f"{PRODUCT}gp", f"{PRODUCT}tpe"
-TRIALS, WORKERS = 32, 2
-FIRST = "python-stdlib"
-"""The table that methods were chosen on; the bars are lower for others."""
+WORKERS = 2
+FIRST, SECOND = "python-stdlib", "kjv"
+"""The table that methods were chosen on, and the one of other text that chose none."""
 MANY = 1_000
 """Trials of a sweep whose driver is timed, with the default search by gp."""
 AT_END = None
@@ -43,8 +43,9 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
         short: the default number of workers and trials alone.
     """
     compared = _Compared(runs, seeds)
-    for table in names():
-        own = Setting(table, DEFAULT, WORKERS, TRIALS)
+    tables = (FIRST, SECOND) if short else tuple(names())
+    for table in tables:
+        own = Setting(table, DEFAULT, WORKERS, USUAL)
         bar = Bar(at_most=0.25 if table == FIRST else 0.5)
         yield compared.regret(own, STOCK, 1.0, bar)
         yield compared.regret(replace(own, method=GP), STOCK, 1.0, bar)
@@ -53,21 +54,19 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
         if not short:
             yield from _long(compared, own)
     for method in dict.fromkeys((TPE, GP)):
-        yield compared.driver([Setting(t, method, WORKERS, TRIALS) for t in names()], 20)
+        yield compared.driver([Setting(t, method, WORKERS, USUAL) for t in tables], 20)
     if not short:
         yield _Compared(runs, seeds[:1]).driver([Setting(FIRST, GP, WORKERS, MANY)], 50)
 
 
 def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:
     bar = Bar(at_most=0.3 if own.table == FIRST else 0.5)
-    yield compared.regret(own, EARLIER, AT_END, bar)
+    yield compared.regret(own, EARLIER, 1.0, bar)
     yield compared.regret(own, EARLIER, 0.25, Bar(at_most=1.0))
-    for trials in (TRIALS, 100):
+    for trials in (USUAL, 100):
         many = replace(own, workers=8, trials=trials)
         yield compared.regret(many, EARLIER, AT_END, Bar(at_most=0.7))
-    yield compared.regret(
-        replace(own, trials=TRIALS // 2), EARLIER, AT_END, Bar(at_most=1.0), TRIALS
-    )
+    yield compared.regret(replace(own, trials=USUAL // 2), EARLIER, AT_END, Bar(at_most=1.0), USUAL)
     for trials in (16, 32, 100):
         for workers in (2, 8):
             gp = Setting(own.table, GP, workers, trials)
@@ -92,9 +91,13 @@ class _Compared:
             trials: of the other method; None: as many.
         """
         theirs = replace(own, method=other, trials=trials or own.trials)
-        seconds = np.inf if share is None else share * self.runs.time(own, self.seeds)[0]
+        seconds = (
+            np.inf
+            if share is None
+            else share * self.runs.time(own, fewer(self.seeds, own.trials))[0]
+        )
         mine = self._figures(own, lambda run: run.regret_at(0, seconds))
-        peers = self._figures(theirs, lambda run: run.regret_at(0, seconds))
+        peers = self._figures(theirs, lambda run: run.regret_at(0, seconds))[: len(mine)]
         ends = [
             f"{np.mean(self._figures(setting, lambda run: run.regret_at(0, np.inf))):.4f}"
             for setting in (own, theirs)
@@ -158,11 +161,12 @@ class _Compared:
         )
 
     def _figures(self, setting: Setting, figure: Callable[[Run], float]) -> Array:
-        return np.array([figure(run) for run in self.runs.of(setting, self.seeds, 0)])
+        seeds = fewer(self.seeds, setting.trials)
+        return np.array([figure(run) for run in self.runs.of(setting, seeds, 0)])
 
 
 def _words(setting: Setting) -> str:
-    usual = (setting.workers, setting.trials) == (WORKERS, TRIALS)
+    usual = (setting.workers, setting.trials) == (WORKERS, USUAL)
     more = "" if usual else f", {setting.workers} workers, {setting.trials} trials"
     return f"{setting.table}, {setting.method}{more}"
 

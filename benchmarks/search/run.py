@@ -1,14 +1,16 @@
 """Search methods on tables of real curves: `python benchmarks/search/run.py --seeds 200`.
 
-Prints a Markdown table for each table of curves, number of workers and number of trials. With
-`--runs FILE` each simulated sweep is kept as it ends, and the same command goes on where it was.
+Prints a Markdown table for each table of curves, number of workers and number of trials, and one
+of all regrets. With `--runs FILE` each simulated sweep is kept as it ends, and the same command
+goes on where it was; delete the file when the code has changed. `--bars` prints what the product
+must reach.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import numpy as np
 
 from benchmarks.search.measures import interval
 from benchmarks.search.methods import all_methods
-from benchmarks.search.runs import Run, Runs, Setting
+from benchmarks.search.runs import Run, Runs, Setting, fewer
 from benchmarks.search.table import names
 
 SHARES = (0.1, 0.25, 0.5, 1.0)
@@ -50,24 +52,39 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=50, help="seeds whose records are fitted")
     parser.add_argument("--equal-time", action="store_true", help="as many trials as fit the time")
     parser.add_argument("--runs", type=Path, default=None, help="file that keeps the runs")
+    parser.add_argument("--bars", action="store_true", help="the bars alone, as benchmarks/run.py")
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
     parser.add_argument("--markdown", type=Path, default=None, help="where to write the tables")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     runs = Runs(arguments.runs)
+    if arguments.bars:
+        from benchmarks.run import markdown as rows_as_markdown
+        from benchmarks.search.part import bars
+
+        print(rows_as_markdown(list(bars(runs, seeds, short=False))))
+        return
     told, figures = [], []
+    regrets: dict[tuple[str, str], list[str]] = {}
     for table in arguments.tables.split(","):
         for workers in map(int, arguments.workers.split(",")):
             for trials in map(int, arguments.trials.split(",")):
                 lines = []
+                some = fewer(seeds, trials)
                 for method in arguments.methods.split(","):
                     setting = Setting(table, method, workers, trials, arguments.equal_time)
-                    own = runs.of(setting, seeds, arguments.fits)
-                    found = summary(own, *runs.time(setting, seeds))
+                    own = runs.of(setting, some, arguments.fits)
+                    found = summary(own, *runs.time(setting, some))
                     figures.append(asdict(setting) | asdict(found))
                     lines.append(cells(method, found))
-                told.append(heading(table, workers, trials, len(seeds)) + markdown(lines))
+                    of = f"{table}, {workers} x {trials}", str(len(some))
+                    both = f"{found.by_time[-1]:.4f} / {found.at_end:.4f}"
+                    regrets.setdefault(of, []).append(both)
+                told.append(heading(table, workers, trials, len(some)) + markdown(HEADS, lines))
                 print(told[-1], flush=True)
+    heads = ("table, workers x trials", "seeds", *arguments.methods.split(","))
+    told.append(markdown(heads, [[*of, *both] for of, both in regrets.items()]))
+    print(told[-1])
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     if arguments.markdown:
@@ -152,9 +169,9 @@ def heading(table: str, workers: int, trials: int, seeds: int) -> str:
     return f"{table}, {workers} worker(s), {trials} trials, {seeds} seeds:\n\n"
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """Return rows below HEADS as a Markdown table."""
-    rows: Iterator[list[str]] = iter([list(HEADS), ["---"] * len(HEADS), *lines])
+def markdown(heads: Sequence[str], lines: list[list[str]]) -> str:
+    """Return rows below their heads as a Markdown table."""
+    rows = [list(heads), ["---"] * len(heads), *lines]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

@@ -39,6 +39,7 @@ class SyneTune:
             reduction_factor=config.asha.reduction_factor,
             random_seed=config.seed,
         )
+        self._space = config.space
         self._trials: dict[int, Any] = {}
         self.answers: frozenset[int] = frozenset()
         """No trial trains the answer: that is the product's own."""
@@ -51,7 +52,7 @@ class SyneTune:
         # Its reports want a time of creation; no method reads it.
         self._trials[number] = Trial(number, params, datetime.fromtimestamp(0))
         self._scheduler.on_trial_add(self._trials[number])
-        return dict(params)
+        return {name: _within(domain, params[name]) for name, domain in self._space.items()}
 
     def report(self, number: int, step: int, loss: float) -> bool:
         """Tell of a result; return whether the trial goes on."""
@@ -66,6 +67,14 @@ class SyneTune:
     def tell(self, number: int, loss: float | None) -> None:
         """Tell of a trial's end, which its scheduler decided, at the last step, too."""
         self._scheduler.on_trial_remove(self._trials[number])
+
+
+def _within(domain: Domain, value: Any) -> Any:
+    """Return a value in its domain: BOHB's whole numbers leave it by one."""
+    if domain.kind == "choice":
+        return value
+    low, high = domain.values
+    return min(max(value, low), high)
 
 
 def _domain(domain: Domain) -> Any:

@@ -90,6 +90,12 @@ class Table:
             curves.append(Curve(**{**facts, "at": tuple(facts["at"])}))
         return cls(json.loads(head), curves)
 
+    def only(self, size: Size) -> "Table":
+        """Return the world of one size, where the other fields alone are searched."""
+        own = [curve for curve in self.curves if curve.at[: self._sized] == size]
+        fixed = {name: {"choice": [v]} for name, v in zip(self.fields, size, strict=False)}
+        return Table({**self.head, "space": {**self.head["space"], **fixed}}, own)
+
     @property
     def sizes(self) -> list[Size]:
         """The model sizes, ascending."""
@@ -189,8 +195,10 @@ class _Valley:
 
 
 def load(name: str) -> Table:
-    """Return a table of the benchmark."""
-    return Table.read(FOLDER / f"{name}.jsonl")
+    """Return a table of the benchmark, e.g. kjv; of one of its sizes, kjv:192x4."""
+    stem, _, size = name.partition(":")
+    table = Table.read(FOLDER / f"{stem}.jsonl")
+    return table.only(tuple(map(int, size.split("x")))) if size else table
 
 
 def names() -> Iterator[str]:
