@@ -19,7 +19,7 @@ SPACE = [1e-5, 1.0]
 def rows(short: bool) -> Iterator[Row]:
     """Yield the ratio of the overheads for growing numbers of trials."""
     from sweep.cluster.local_ray import ray_starting
-    from sweep.cluster.placement import Machine
+    from sweep.cluster.packing import Machine
 
     here = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])

@@ -22,7 +22,8 @@ SHIPPED = "sweep.yaml"
 SWITCHES = ("--dry-run", "--verify-data", "--detach")
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
 
---config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials).
+--config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials). Only there: space,
+start_points, and resources by size, e.g. {model.d_model >= 512: {gpus: 1}}.
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
 --warm-start NAME,NAME: begin with what the trials of older sweeps on the same tokens tell.

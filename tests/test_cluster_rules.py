@@ -7,9 +7,10 @@ from sweep_samples import sweep_config
 
 from sweep.cluster.address import named_address, require_cluster
 from sweep.cluster.admission import marked, own_facts, probe_node
-from sweep.cluster.nodes import room
-from sweep.cluster.placement import Machine
+from sweep.cluster.packing import Machine
+from sweep.cluster.placement import Room
 from sweep.common.errors import SweepError
+from sweep.config.resources import Share
 from trainable.data.batches import open_dataset
 
 
@@ -28,8 +29,12 @@ from trainable.data.batches import open_dataset
     ],
 )
 def test_trials_are_counted_by_whole_nodes(settings, machines, trials):
-    nodes = {str(number): machine for number, machine in enumerate(machines)}
-    assert room(sweep_config(**settings), nodes) == trials
+    room = Room(sweep_config(**settings))
+    assert room.most(machines) == trials
+    fits = room.fits(machines)
+    running = [Share(1, 0)] * (trials - 1)
+    assert fits(running, Share(1, 0))
+    assert not fits([*running, Share(1, 0)], Share(1, 0))
 
 
 def test_a_node_is_compared_in_all_that_decides_numbers(tiny_config, tmp_path):

@@ -25,6 +25,7 @@ from sweep_samples import (
     write_events,
 )
 
+from sweep.cluster.packing import at_most
 from sweep.common.errors import SweepError
 from sweep.record.events import EVENTS_FILE, read_events
 from sweep.record.folder import sweep_names
@@ -123,7 +124,7 @@ def test_a_trial_without_its_start_is_lost_and_its_number_with_it(
     assert list(record.trials) == ["t001", "t002"]
     kinds = [e["event"] for e in read_events(folder) if e.get("trial") == "t000"]
     assert kinds == ["trial_lost"]
-    search = SweepSearch(sweep_config(num_samples=3), record, {}, concurrent=9)
+    search = SweepSearch(sweep_config(num_samples=3), record, {}, at_most(9))
     names = [suggestion["name"] for n in "abc" if (suggestion := search.suggest(n))]
     assert names == ["t002", "t003", "t004"], "its run in MLflow is not another trial's"
 

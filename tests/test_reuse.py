@@ -30,7 +30,7 @@ def tune_config(tiny_config, tmp_path):
             "store": str(tmp_path),
             "place": f"session-1/{name}",
             "resume_from": [],
-            "gpu_share": None,
+            "takes": {"CPU": 1.0, "GPU": 0.0},
         }
 
     return make

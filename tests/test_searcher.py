@@ -10,6 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from sweep_samples import SPACE, ended, evaluated, record_of, run_of, started, sweep_config
 
+from sweep.cluster.packing import at_most
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
 from sweep.record.results import SweepRecord
@@ -35,7 +36,7 @@ def loss_of(params: dict[str, Any]) -> float:
 
 
 def new_search(config: SweepConfig, *events: Event | list[Event]) -> SweepSearch:
-    return SweepSearch(config, record_of(*events), {}, MANY)
+    return SweepSearch(config, record_of(*events), {}, at_most(MANY))
 
 
 def suggest(search: SweepSearch, count: int) -> list[Suggestion]:
@@ -133,7 +134,7 @@ def test_suggestions_are_valid_and_inside_their_domains() -> None:
             "store",
             "place",
             "resume_from",
-            "gpu_share",
+            "takes",
         }
         assert suggestion["name"] == f"t{number:03d}"
         assert list(suggestion["params"]) == list(WIDE)
@@ -148,10 +149,10 @@ def test_suggestions_are_valid_and_inside_their_domains() -> None:
     assert {s["params"]["model.n_layers"] for s in taken} >= {1, 6}, "both ends are drawn"
 
 
-@pytest.mark.parametrize(("gpus", "share"), [(0, None), (0.25, 0.25), (1, None), (2, None)])
-def test_a_shared_gpu_is_shared_out(gpus: float, share: float | None) -> None:
-    search = new_search(sweep_config(gpus_per_trial=gpus))
-    assert search.suggest("a")["gpu_share"] == share
+@pytest.mark.parametrize("gpus", [0, 0.25, 1, 2])
+def test_a_trial_takes_what_the_config_says(gpus: float) -> None:
+    search = new_search(sweep_config(gpus_per_trial=gpus, cpus_per_trial=2))
+    assert search.suggest("a")["takes"] == {"CPU": 2, "GPU": gpus}
 
 
 def test_start_points_come_first_and_the_rest_is_drawn() -> None:
@@ -228,7 +229,7 @@ def test_unfinished_trials_come_first_with_their_own_name_params_and_checkpoints
         run_of("t002", {0: 5.0}, "diverged", lr=9e-3),
         run_of("t003", {}, None, lr=4e-3),
     )
-    search = SweepSearch(config, record, {"t001": ["/b", "/a"]}, MANY)
+    search = SweepSearch(config, record, {"t001": ["/b", "/a"]}, at_most(MANY))
     one, two, new = (search.suggest(name) for name in "abc")
     assert (one["name"], two["name"], new["name"]) == ("t001", "t003", "t004")
     assert one["params"] == {"optim.lr": 2e-3, "model.d_model": 64}
@@ -239,7 +240,7 @@ def test_unfinished_trials_come_first_with_their_own_name_params_and_checkpoints
 
 
 def test_no_trial_is_suggested_before_its_turn() -> None:
-    search = SweepSearch(sweep_config(), record_of(), {}, 2)
+    search = SweepSearch(sweep_config(), record_of(), {}, at_most(2))
     assert [search.suggest(name) is None for name in "abc"] == [False, False, True]
     search.on_trial_complete("a", {"val_loss": 3.0})
     assert [search.suggest(name) is None for name in "cd"] == [False, True]

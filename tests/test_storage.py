@@ -209,7 +209,7 @@ def test_a_flipped_bit_in_an_object_is_found_and_the_one_before_is_used(
     place = f"{BUCKET}/flipped"
     config = {
         **{"name": "t000", "params": {}, "trial": tiny_config().model_dump(), "resume_from": []},
-        **{"store": place, "place": "session-1/t000", "gpu_share": None},
+        **{"store": place, "place": "session-1/t000", "takes": {"CPU": 1.0, "GPU": 0.0}},
     }
     trial = LanguageModelTrial(dict(config))
     told = []

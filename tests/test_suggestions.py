@@ -12,6 +12,7 @@ from conftest import RunPython
 from optuna.samplers import TPESampler
 from sweep_samples import record_of, run_of, started, sweep_config
 
+from sweep.cluster.packing import at_most
 from sweep.search.optuna_search import distribution
 from sweep.search.tune_search import SweepSearch
 
@@ -47,7 +48,7 @@ def played(algorithm: str) -> list[dict[str, Any]]:
         search={"algorithm": algorithm, "startup_trials": 6},
     )
     suggested = []
-    search = SweepSearch(config, record_of(), {}, 4)
+    search = SweepSearch(config, record_of(), {}, at_most(4))
     running: list[tuple[str, dict[str, Any]]] = []
     for number in range(30):
         suggestion = search.suggest(f"id{number}")
@@ -72,7 +73,7 @@ def played(algorithm: str) -> list[dict[str, Any]]:
             losses = {0: 6.0, 10: loss_of(params)}
             past += run_of(first["name"], losses, outcome)
             past[-len(losses) - 2]["params"] = params
-    search = SweepSearch(config, record_of(past), {}, 4)
+    search = SweepSearch(config, record_of(past), {}, at_most(4))
     for number in range(20):
         suggestion = search.suggest(f"again{number}")
         suggested.append({"name": suggestion["name"], **suggestion["params"]})
@@ -100,7 +101,7 @@ def test_losses_matter_once_the_random_trials_have_ended(startup: int) -> None:
     config = sweep_config(space=SPACE, search={"startup_trials": startup}, num_samples=30)
 
     def suggested(sign: int) -> list[float]:
-        search = SweepSearch(config, record_of(), {}, 1)
+        search = SweepSearch(config, record_of(), {}, at_most(1))
         rates = []
         for number in range(startup + 6):
             params = search.suggest(str(number))["params"]
@@ -118,7 +119,7 @@ def test_trials_side_by_side_do_not_crowd_at_the_best_place(seed: int) -> None:
     """What runs counts as bad until its loss is known (constant liar)."""
     space = {"optim.beta1": {"uniform": [0.0, 0.9]}, "optim.warmup_fraction": {"uniform": [0, 1]}}
     config = sweep_config(space=space, seed=seed, search={"startup_trials": 8})
-    search = SweepSearch(config, record_of(), {}, 12)
+    search = SweepSearch(config, record_of(), {}, at_most(12))
 
     def place(number: int) -> complex:
         params = search.suggest(str(number))["params"]
@@ -134,7 +135,7 @@ def test_trials_side_by_side_do_not_crowd_at_the_best_place(seed: int) -> None:
 
 def test_tpe_is_optunas_with_the_options_that_are_promised() -> None:
     config = sweep_config(space=SPACE, seed=5, search={"startup_trials": 4})
-    search = SweepSearch(config, record_of(), {}, 1)
+    search = SweepSearch(config, record_of(), {}, at_most(1))
     domains = {name: distribution(domain) for name, domain in config.space.items()}
     study = optuna.create_study()
     for number in range(16):

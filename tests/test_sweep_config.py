@@ -11,7 +11,8 @@ from conftest import RunPython
 from sweep_samples import SPACE, TRIAL, new_sweep, refusal, sweep_config
 
 from sweep.cluster import placement
-from sweep.cluster.placement import Machine, concurrency, local_machine, needed
+from sweep.cluster.packing import Machine
+from sweep.cluster.placement import Room, local_machine, needed, require_fits
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import find_sweep
@@ -289,7 +290,8 @@ def test_a_trial_gets_the_threads_of_its_cores_and_its_suggestion() -> None:
 def test_as_many_trials_at_once_as_fit(
     settings: dict[str, Any], machine: Machine, trials: int
 ) -> None:
-    assert concurrency(sweep_config(**settings), machine) == trials
+    require_fits(sweep_config(**settings), machine)
+    assert Room(sweep_config(**settings)).most([machine]) == trials
 
 
 @pytest.mark.parametrize(
@@ -305,7 +307,7 @@ def test_more_than_the_machine_has_is_refused_as_ray_would_wait_for_ever(
     settings: dict[str, Any], machine: Machine, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        concurrency(sweep_config(**settings), machine)
+        require_fits(sweep_config(**settings), machine)
 
 
 def test_this_machine_has_a_core() -> None:

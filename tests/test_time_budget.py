@@ -18,6 +18,7 @@ from sweep_samples import (
     write_events,
 )
 
+from sweep.cluster.packing import at_most
 from sweep.engine.closing import close_session
 from sweep.plan import budget as budgets
 from sweep.plan.budget import TimeBudget
@@ -116,7 +117,7 @@ def test_the_search_ends_with_what_may_not_begin_and_a_resume_suggests_it_again(
         return len(asked) < 3
 
     record = record_of(run_of("t000", {0: 5.0, 30: 4.0}, "interrupted"))
-    search = SweepSearch(config, record, {}, 8, allows=allows)
+    search = SweepSearch(config, record, {}, at_most(8), allows=allows)
     suggested = [search.suggest(f"id{n}") for n in range(3)]
     assert [s["name"] for s in suggested[:2]] == ["t000", "t001"]
     assert suggested[2] == "FINISHED"

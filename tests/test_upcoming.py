@@ -11,6 +11,7 @@ from sweep_samples import new_sweep, record_of, run_of, session, sweep_config, w
 from test_answers import ALGORITHMS, Sweep
 
 from sweep import status
+from sweep.cluster.packing import at_most
 from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event
 from sweep.search.tune_search import SweepSearch
@@ -20,7 +21,7 @@ from sweep.search.upcoming import new_numbers, upcoming
 def begun(config: SweepConfig, events: list[Event]) -> dict[str, object]:
     """Return the first new trial that a resume begins, after those that it goes on with."""
     record = record_of(events)
-    search = SweepSearch(config, record, {}, 1_000)
+    search = SweepSearch(config, record, {}, at_most(1_000))
     for trial in record.unfinished:
         search.suggest(trial.name)
     suggested = search.suggest("new")

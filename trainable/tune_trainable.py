@@ -34,7 +34,7 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
     store: where checkpoints lie, as open_store takes it.
     place: the trial's folder there, in this session.
     resume_from: names of checkpoints to go on from, newest first; a damaged one is passed over.
-    gpu_share: the fraction of one GPU's memory that the trial may use, or None.
+    takes: what it takes of a node, by Ray's names; of a GPU's fraction it may use its memory.
     """
 
     _trainer: Trainer | None = None
@@ -52,9 +52,9 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         self._store = open_store(config["store"])
         self._attempt = new_attempt(config["place"])
         self._resume_from: list[str] = config["resume_from"]
-        share = config.get("gpu_share")
+        share = config["takes"]["GPU"]
         try:
-            if share is not None and torch.cuda.is_available():
+            if 0 < share < 1 and torch.cuda.is_available():
                 torch.cuda.set_per_process_memory_fraction(share)
             self._trainer = Trainer(TrialConfig.model_validate(config["trial"]))
         except Exception as error:

@@ -7,13 +7,18 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.cluster.admission import Facts, probe_node
-from sweep.cluster.nodes import Node, free_by_node, living_nodes, more_of, room
-from sweep.cluster.placement import Machine, trials_that_fit
+from sweep.cluster.nodes import Node, free_by_node, living_nodes, more_of
+from sweep.cluster.packing import Machine, trials_that_fit
+from sweep.cluster.placement import Room
+from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
 from trainable.common.errors import first_line
 
 PROBE_SECONDS = 300.0
 """How long nodes may take to be compared: each may have to read a dataset for the first time."""
+
+TOLD_NODES = 8
+"""Of so many nodes an error tells what they have."""
 
 
 class AdmittedNodes:
@@ -29,7 +34,8 @@ class AdmittedNodes:
     def __init__(self, config: SweepConfig, driver: Facts, storage: str, mark: str) -> None:
         self.bf16: set[bool] = set()
         """What the admitted processors say of bf16: unlike ones say both."""
-        self._config = config
+        self.room = Room(config)
+        """How many trials machines hold."""
         self._driver = driver
         self._asked_for = (config.trial, storage, mark)
         self._admitted: dict[str, Node] = {}
@@ -45,14 +51,31 @@ class AdmittedNodes:
         return list(self._admitted)
 
     @property
-    def room(self) -> int:
-        """How many trials run at once."""
-        return room(self._config, self._most_free)
+    def words(self) -> str:
+        """What the admitted nodes have, for people."""
+        told = [f"{n.ip}: {n.total.cpus} CPU, {n.total.gpus} GPU" for n in self._admitted.values()]
+        return (
+            "; ".join([*told[:TOLD_NODES], *(["..."] if len(told) > TOLD_NODES else [])]) or "none"
+        )
 
     @property
-    def smallest(self) -> Node:
-        """The node with the least memory."""
-        return min(self._admitted.values(), key=lambda node: node.memory_bytes)
+    def concurrent(self) -> int:
+        """How many trials run at once, at the most."""
+        return self.room.most(self._most_free.values())
+
+    @property
+    def fits(self) -> Fits:
+        """What says whether one more trial may begin."""
+        return self.room.fits(self._most_free.values())
+
+    def at_once(self, share: Share) -> int:
+        """Return how many trials run at once that all take the same."""
+        return self.room.most_of(share, self._most_free.values())
+
+    def smallest(self, share: Share) -> Node | None:
+        """Return the node with the least memory that has what a trial takes; None: none has."""
+        holding = [n for n in self._admitted.values() if trials_that_fit(share, n.total)]
+        return min(holding, key=lambda node: node.memory_bytes, default=None)
 
     def compare_all(self) -> list[str]:
         """Compare every node large enough for a trial; return what keeps which from training."""
@@ -85,7 +108,7 @@ class AdmittedNodes:
         return [*news, *(f"a node that joined trains no trials: {why}" for why in self._decide())]
 
     def _begin(self, node: Node) -> None:
-        if node.id in self._asked or not trials_that_fit(self._config, node.total):
+        if node.id in self._asked or not self.room.holds_one(node.total):
             return
         self._asked.add(node.id)
         there = NodeAffinitySchedulingStrategy(node.id, soft=False)

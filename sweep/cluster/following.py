@@ -1,4 +1,4 @@
-"""How many trials run at once follows the nodes of a cluster."""
+"""Which trials may begin follows the nodes of a cluster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,16 +6,18 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial
 
+from sweep.config.resources import Fits
+
 
 class Following(tune.Callback):  # type: ignore[misc]  # Ray is untyped
-    """Tells the searcher how many trials may run, as nodes come and go.
+    """Tells the searcher which trials may begin, as nodes come and go.
 
     Args:
-        room: returns how many trials the nodes of the moment hold.
-        allow: takes that number.
+        room: returns what says it for the nodes of the moment.
+        allow: takes that.
     """
 
-    def __init__(self, room: Callable[[], int], allow: Callable[[int], None]) -> None:
+    def __init__(self, room: Callable[[], Fits], allow: Callable[[Fits], None]) -> None:
         self._room = room
         self._allow = allow
 

@@ -20,6 +20,10 @@ SAVING_SECONDS = 5.0
 class ForgivingController(TuneController):  # type: ignore[misc]  # Ray is untyped
     """Tune's own, that recovers such a trial once for each death, and ends no save half way."""
 
+    patient = False
+    """Whether no trial is suggested while one waits for room: where trials take unlike resources,
+    smaller ones would take what comes free, again and again."""
+
     _waits_until: float | None = None
     """Until when the end waits for saves; None: it has not come."""
 
@@ -43,9 +47,13 @@ class ForgivingController(TuneController):  # type: ignore[misc]  # Ray is untyp
                 return  # Tune asks at each of its steps: the next one may find it saved
         super()._schedule_trial_stop(trial, exception)
 
+    def _maybe_update_trial_queue(self) -> None:
+        if not (self.patient and self._actor_manager.num_pending_actors):
+            super()._maybe_update_trial_queue()
+
 
 USED = (
-    *("_actor_failed", "_trial_task_failure", "_schedule_trial_stop"),
+    *("_maybe_update_trial_queue", "_actor_failed", "_trial_task_failure", "_schedule_trial_stop"),
     *("_unstage_trial_with_resources", "_set_trial_status"),
     "_maybe_reuse_cached_actor",
 )

@@ -16,6 +16,7 @@ from sweep.cluster import ray_patches
 from sweep.cluster.address import Head, require_cluster
 from sweep.cluster.admission import marked, own_facts
 from sweep.cluster.admitted import PROBE_SECONDS, AdmittedNodes
+from sweep.cluster.autoscaling import room_requested
 from sweep.cluster.following import Following
 from sweep.cluster.forgiving import Witness
 from sweep.cluster.head_watch import cluster_is_lost
@@ -23,8 +24,10 @@ from sweep.cluster.quiet import ENVIRONMENT, keep_quiet, quiet
 from sweep.cluster.spreading import spreading_controller
 from sweep.cluster.watch import RayWatch
 from sweep.common.errors import SweepError
+from sweep.config.parts import parts_of
+from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
-from sweep.plan.probe import settled
+from sweep.plan.probe import settled_by_largest
 from trainable.common.errors import UserError, first_line
 from trainable.common.paths import PACKAGE_PARENT, project_folder
 from trainable.data.batches import TokenDataset, open_dataset
@@ -114,8 +117,17 @@ class Cluster:
 
     @property
     def concurrent(self) -> int:
-        """How many trials run at once, as far as is known."""
-        return self.nodes.room
+        """How many trials run at once, at the most, as far as is known."""
+        return self.nodes.concurrent
+
+    @property
+    def fits(self) -> Fits:
+        """What says whether one more trial may begin, as far as is known."""
+        return self.nodes.fits
+
+    def at_once(self, share: Share) -> int:
+        """Return how many trials run at once that all take the same."""
+        return self.nodes.at_once(share)
 
     def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Compare every node with the driver.
@@ -136,29 +148,32 @@ class Cluster:
                 f"--ray-address {self._head.address}: trials could not be compared: "
                 f"{'; '.join(refused)}; make these nodes like the driver, or take them away"
             )
-        if not self._nodes.ids:
-            raise SweepError(
-                f"--ray-address {self._head.address}: no node has the "
-                f"{self._config.cpus_per_trial:g} CPUs and {self._config.gpus_per_trial:g} GPUs of "
-                "a trial; lower cpus_per_trial or gpus_per_trial, or let such a node join first"
-            )
+        for part in parts_of(self._config):
+            if self._nodes.smallest(part.share) is None:
+                raise SweepError(
+                    f"--ray-address {self._head.address}: no node has the {part.share.words} that "
+                    f"{part.words} take each ({self._nodes.words}); lower "
+                    f"{'resources' if part.condition else 'cpus_per_trial or gpus_per_trial'}, "
+                    "or let such a node join first"
+                )
 
     def there(
         self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
     ) -> T:
-        """Return `work(config, dataset, *more)`, done where trials run: on the smallest node.
+        """Return `work(config, dataset, *more)`, done on the smallest node for such trials.
 
         Raises:
             UserError: as `work` does.
         """
-        trial, node = config.trial, self.nodes.smallest
+        trial, node = config.trial, self.nodes.smallest(config.share)
+        assert node is not None  # `admit` saw to it
 
         def on_node() -> T:
             return work(config, open_dataset(trial.data, trial.model.context_length), *more)
 
         task = ray.remote(on_node).options(
             num_cpus=0,
-            num_gpus=min(1.0, self._config.gpus_per_trial),
+            num_gpus=min(1.0, config.gpus_per_trial),
             max_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
         )
@@ -180,7 +195,7 @@ class Cluster:
             self.tell("some nodes' processors have bf16 and some have not: all compute in fp32")
             trial = config.trial.with_values({"train.precision": "fp32"})
             config = config.model_copy(update={"trial": trial})
-        return self.there(settled, config, dataset)
+        return settled_by_largest(config, dataset, self.there)
 
     @contextlib.contextmanager
     def starting(self, last_words: Callable[[], int]) -> Iterator[Callable[[], None]]:
@@ -188,33 +203,27 @@ class Cluster:
 
         Gives what waits for the start, which has been made.
         """
-        from ray.autoscaler.sdk import request_resources
+        lost = RayWatch(cluster_is_lost(self._head), last_words)
+        with lost, room_requested(self._config):
+            yield lambda: None
 
-        wanted = self._config.max_concurrent or self._config.num_samples
-        share = {"CPU": self._config.cpus_per_trial, "GPU": self._config.gpus_per_trial}
-        request_resources(bundles=[{name: n for name, n in share.items() if n}] * wanted)
-        with RayWatch(cluster_is_lost(self._head), last_words):
-            try:
-                yield lambda: None
-            finally:
-                request_resources(bundles=[])
-
-    def room(self) -> int:
-        """Return how many trials may run at once now; the cluster is asked once a second."""
+    def _fits_now(self) -> Fits:
+        """Return what says whether one more trial may begin; the cluster is asked once a second."""
         if time.monotonic() - self._looked > LOOK_EVERY_SECONDS:
             for line in self.nodes.look():
                 self.tell(line)
             self._looked = time.monotonic()
-        return self.nodes.room
+        return self.nodes.fits
 
     def conducted(self, witness: Witness) -> contextlib.AbstractContextManager[None]:
         """Have a Tune that runs meanwhile place trials on admitted nodes only."""
         make = spreading_controller(lambda: self.nodes.ids)
-        return ray_patches.forgiving_controller(witness, make)
+        uneven = self.nodes.room.is_uneven
+        return ray_patches.forgiving_controller(witness, make, patient=uneven)
 
-    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
-        """Return what tells `allow` how many trials may run, as nodes come and go."""
-        return [Following(self.room, allow)]
+    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
+        """Return what tells `allow` which trials may begin, as nodes come and go."""
+        return [Following(self._fits_now, allow)]
 
     def node_of(self, trial: Trial) -> str | None:
         """Return the address of the node that a trial's worker is on."""

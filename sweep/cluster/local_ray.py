@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sweep.cluster import ray_patches
-from sweep.cluster.placement import Machine
+from sweep.cluster.packing import Machine
 from sweep.cluster.quiet import keep_quiet, quiet
 from sweep.cluster.scratch import remove_stale_scratch, scratch_folder, scratch_place
 from sweep.cluster.survivors import survivors_ended

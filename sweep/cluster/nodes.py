@@ -1,11 +1,10 @@
-"""The nodes of a cluster, as Ray tells of them, and how many trials they hold."""
+"""The nodes of a cluster, as Ray tells of them, and what they have."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sweep.cluster.placement import Machine, at_once, trials_that_fit
-from sweep.config.sweep import SweepConfig
+from sweep.cluster.packing import Machine
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,3 @@ def as_machine(resources: Mapping[str, Any]) -> Machine:
 def more_of(a: Machine, b: Machine) -> Machine:
     """Return the larger of both, resource by resource."""
     return Machine(max(a.cpus, b.cpus), max(a.gpus, b.gpus))
-
-
-def room(config: SweepConfig, machines: Mapping[str, Machine]) -> int:
-    """Return how many trials run at once: those that fit on each node, not into the sum."""
-    return at_once(config, sum(trials_that_fit(config, each) for each in machines.values()))

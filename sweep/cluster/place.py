@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from sweep.cluster import ray_patches
 from sweep.cluster.address import named_address
 from sweep.cluster.local_ray import ray_starting
-from sweep.cluster.placement import concurrency, local_machine, needed
+from sweep.cluster.placement import Room, local_machine, needed, require_fits
+from sweep.config.parts import parts_of
+from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
-from sweep.plan.probe import settled
+from sweep.plan.plan import Plan, PlannedPart, make_plan, whole_plan
+from sweep.plan.probe import settled_by_largest
 from trainable.data.batches import TokenDataset
 
 if TYPE_CHECKING:
@@ -26,7 +29,11 @@ class Place(Protocol):
 
     @property
     def concurrent(self) -> int:
-        """How many trials run at once, as far as is known."""
+        """How many trials run at once, at the most, as far as is known."""
+
+    @property
+    def fits(self) -> Fits:
+        """What says whether one more trial may begin, as far as is known."""
 
     @property
     def workers_here(self) -> int:
@@ -39,13 +46,16 @@ class Place(Protocol):
     tell: Callable[[str], None]
     """Takes a line for people, while the trials run."""
 
+    def at_once(self, share: Share) -> int:
+        """Return how many trials run at once that all take the same."""
+
     def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Refuse a place whose trials could not be compared, or not saved in `storage`."""
 
     def there(
         self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
     ) -> T:
-        """Return `work(config, dataset, *more)`, done where trials run."""
+        """Return `work(config, dataset, *more)`, done where trials of `config` run."""
 
     def settled(self, config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
         """Return `config` with what is left at auto chosen, alike for all trials."""
@@ -58,8 +68,8 @@ class Place(Protocol):
     def conducted(self, witness: "Witness") -> contextlib.AbstractContextManager[None]:
         """Have Tune conduct trials with a controller of ours, meanwhile."""
 
-    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
-        """Return Tune's callbacks that tell `allow` how many trials may run at once."""
+    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
+        """Return Tune's callbacks that tell `allow` anew what fits."""
 
     def node_of(self, trial: "Trial") -> str | None:
         """Return the address of the node that a trial's worker is on; None: this machine."""
@@ -76,9 +86,16 @@ class ThisMachine:
 
     def __init__(self, config: SweepConfig) -> None:
         self._machine = local_machine(config)
+        require_fits(config, self._machine)
         self._config = config
-        self.concurrent = self.workers_here = concurrency(config, self._machine)
+        self._room = Room(config)
+        self.concurrent = self.workers_here = self._room.most([self._machine])
+        self.fits = self._room.fits([self._machine])
         self.tell: Callable[[str], None] = lambda _: None
+
+    def at_once(self, share: Share) -> int:
+        """Return how many trials run at once that all take the same."""
+        return self._room.most_of(share, [self._machine])
 
     def admit(self, dataset: TokenDataset, storage: str) -> None:
         """Do nothing: this machine is like itself."""
@@ -91,7 +108,7 @@ class ThisMachine:
 
     def settled(self, config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
         """Choose by a probe of this machine."""
-        return settled(config, dataset)
+        return settled_by_largest(config, dataset, self.there)
 
     def starting(
         self, last_words: Callable[[], int]
@@ -102,15 +119,32 @@ class ThisMachine:
 
     def conducted(self, witness: "Witness") -> contextlib.AbstractContextManager[None]:
         """Mend what Tune has no setting for."""
-        return ray_patches.forgiving_controller(witness)
+        return ray_patches.forgiving_controller(witness, patient=self._room.is_uneven)
 
-    def callbacks(self, allow: Callable[[int], None]) -> list[Any]:
-        """Return none: the number stays."""
+    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
+        """Return none: the machine stays as it is."""
         return []
 
     def node_of(self, trial: "Trial") -> str | None:
         """Return None: there is one node."""
         return None
+
+
+def plan_on(place: Place, config: SweepConfig, dataset: TokenDataset) -> Plan:
+    """Return the plan of a sweep, each part of it made where its trials run.
+
+    Raises:
+        ConfigError: a trial cannot fit into memory, or its device is not there.
+    """
+    parts = [
+        PlannedPart(
+            part,
+            place.at_once(part.share),
+            place.there(make_plan, part.config, dataset, place.concurrent),
+        )
+        for part in parts_of(config)
+    ]
+    return whole_plan(config, dataset.vocab_size, parts)
 
 
 @contextlib.contextmanager

@@ -100,13 +100,17 @@ def no_messages() -> Iterator[None]:
 
 @contextlib.contextmanager
 def forgiving_controller(
-    witness: "Witness", make: "Callable[..., ForgivingController] | None" = None
+    witness: "Witness",
+    make: "Callable[..., ForgivingController] | None" = None,
+    *,
+    patient: bool = False,
 ) -> Iterator[None]:
     """Have a Tune that runs meanwhile conducted by a ForgivingController.
 
     Args:
         witness: has to be among Tune's callbacks.
         make: makes the controller, given what Tune gives its own; None: the class itself.
+        patient: see there.
     """
     import ray.tune.tune
     from ray.tune.execution.tune_controller import TuneController
@@ -115,7 +119,9 @@ def forgiving_controller(
 
     def made(**settings: Any) -> forgiving.ForgivingController:
         witness.made = True
-        return (make or forgiving.ForgivingController)(**settings)
+        controller = (make or forgiving.ForgivingController)(**settings)
+        controller.patient = patient
+        return controller
 
     _require(TuneController, *forgiving.USED)
     with replaced(ray.tune.tune, "TuneController", made):

@@ -7,14 +7,13 @@ from rich.console import Console
 
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, duration
-from sweep.cluster.place import Place, open_place
+from sweep.cluster.place import Place, open_place, plan_on
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
 from sweep.conduct.settle import settle, settle_record
 from sweep.config.sweep import SweepConfig
 from sweep.engine.failures import room_for
-from sweep.plan.plan import make_plan
 from sweep.record.folder import SweepFile
 from sweep.record.identity import code_digest, library_versions
 from sweep.record.lock import locked, require_private
@@ -103,7 +102,7 @@ def _resume(
         return 0
     place.admit(dataset, base_of(config))
     # Refused now, if it does not fit there.
-    plan = place.there(make_plan, config, dataset, place.concurrent)
+    plan = plan_on(place, config, dataset)
     if dry_run:
         tell_plan(config, dataset, plan, record.older, place, output)
         return 0
@@ -125,10 +124,11 @@ def _nothing_to_do(stored: SweepFile, config: SweepConfig, record: SweepRecord) 
 
 def _warn(stored: SweepFile, config: SweepConfig, console: Console) -> None:
     """Say what may give other low-order bits than the sweep began with."""
-    if config.threads != stored.config.threads:
+    threads, threads_before = config.share.threads, stored.config.share.threads
+    if threads != threads_before:
         say(
             console,
-            f"warning: {config.threads} threads a trial instead of {stored.config.threads}: "
+            f"warning: {threads} threads a trial instead of {threads_before}: "
             "low-order bits will differ",
         )
     for name, version in library_versions().items():

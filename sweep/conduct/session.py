@@ -188,10 +188,10 @@ class Session:
 
     def _begun_budget(self, plan: Plan | None, seconds: float | None) -> TimeBudget:
         """Return the time budget, which counts from now; it knows the pace of earlier sessions."""
-        config, concurrent = self._sweep.config, self._place.concurrent
+        config = self._sweep.config
         forecast = None
         if plan is not None and seconds is not None:
-            forecast = expected_trial(config, plan, seconds, concurrent)
+            forecast = expected_trial(config, plan, seconds)
         budget = TimeBudget(config, self._dataset.vocab_size, forecast)
         for event in read_events(self._folder):
             budget.notice(event)

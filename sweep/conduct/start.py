@@ -10,13 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sweep.cluster.place import open_place
+from sweep.cluster.place import open_place, plan_on
 from sweep.common.errors import SweepError
 from sweep.conduct.detach import Begun
 from sweep.conduct.session import open_data, run_session
 from sweep.conduct.warm_start import older_events, warm_started
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import Plan, make_plan
+from sweep.plan.plan import Plan
 from sweep.record.folder import (
     NameTakenError,
     SweepFile,
@@ -74,13 +74,13 @@ def start_sweep(
             with _data_to_plan_with(config, console, verify_data) as dataset:
                 config, older = warm_started(config, dataset.digest)
                 place.admit(dataset, storage)
-                plan = place.there(make_plan, config, dataset, place.concurrent)
+                plan = plan_on(place, config, dataset)
                 tell_plan(place.settled(config, dataset), dataset, plan, older, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
         config, older = warm_started(config, dataset.digest)
         place.admit(dataset, storage)
-        plan = place.there(make_plan, config, dataset, place.concurrent)
+        plan = plan_on(place, config, dataset)
         _require_room(plan, storage)
         folder, sweep = _create(config, dataset.digest, older_events(older))
         try:

@@ -107,9 +107,7 @@ def check_space(
     known = list(searchable_fields(trial))
     for name, domain in space.items():
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ConfigError(f"space.{name}: the trial has no such field; {hint}")
+            raise ConfigError(f"space.{name}: {nearest_field(name, trial)}")
         partners = [field for group in JOINED if name in group for field in group if field in space]
         for value in domain.extremes():
             _require_valid(trial, {name: value}, f"space.{name}", joined=len(partners) > 1)
@@ -155,6 +153,14 @@ def is_within(space: Mapping[str, Domain], trial: TrialConfig, params: Mapping[s
         space[name].contains(value) if name in space else value == value_of(trial, name)
         for name, value in params.items()
     )
+
+
+def nearest_field(name: str, trial: TrialConfig) -> str:
+    """Return what to say of a field that the trial does not have, with the nearest one."""
+    known = list(searchable_fields(trial))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"the trial has no such field; {hint}"
 
 
 def _require_valid(

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from sweep.config.resources import Resources, Share, check_resources, require_whole, share_of
 from sweep.config.space import Domain, check_space, refused
 from trainable.common.errors import ConfigError
 from trainable.config.section import Section
@@ -83,6 +84,9 @@ class SweepConfig(Section):
     """CPU cores of one trial; a fraction shares a core, above 1 it must be whole."""
     gpus_per_trial: float = Field(default=0.0, ge=0, le=1_024)
     """GPUs of one trial; a fraction shares one GPU, above 1 it must be whole."""
+    resources: dict[str, Resources] = Field(default={}, max_length=8)
+    """What trials take that meet a condition, e.g. model.d_model >= 512: {gpus: 1}; the first
+    condition that holds counts, what it leaves out is as in cpus_per_trial and gpus_per_trial."""
     max_concurrent: int | None = Field(default=None, ge=1)
     """Most trials at once; unset: as many as the resources allow."""
     max_failures: int = Field(default=2, ge=0, le=1_000)
@@ -136,9 +140,9 @@ class SweepConfig(Section):
         return rungs
 
     @property
-    def threads(self) -> int:
-        """CPU threads of one trial."""
-        return max(1, int(self.cpus_per_trial))
+    def share(self) -> Share:
+        """What a trial takes that meets no condition of `resources`."""
+        return Share(self.cpus_per_trial, self.gpus_per_trial)
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -158,9 +162,7 @@ class SweepConfig(Section):
                 "optim.lr: {loguniform: [1e-4, 3e-2]}"
             )
         for name in ("cpus_per_trial", "gpus_per_trial"):
-            value = getattr(self, name)
-            if value > 1 and value != int(value):
-                raise ValueError(f"{name} {value}: above 1 it must be whole; take {round(value)}")
+            require_whole(name, getattr(self, name))
         train = self.trial.train
         swept = [n for n in self.space if n in FIXED or n.startswith("data.")]
         if swept:
@@ -182,6 +184,7 @@ class SweepConfig(Section):
                     f"{near * train.eval_interval}"
                 )
         check_space(self.space, self.start_points, self.trial)
+        check_resources(self.resources, self.space, self.trial)
         if self.search.goal == "table":
             self._require_table()
         return self
@@ -206,6 +209,10 @@ class SweepConfig(Section):
         if len({*names}) < len(names):
             raise ValueError(f"{where}: a sweep stands twice; keep one")
 
+    def share_of(self, trial: TrialConfig) -> Share:
+        """Return what a trial takes while it runs."""
+        return share_of(self.resources, self.share, trial)
+
     def trial_config(self, params: dict[str, Any]) -> TrialConfig:
         """Return the full settings of the trial with the suggested `params`.
 
@@ -213,6 +220,8 @@ class SweepConfig(Section):
             ConfigError: they are none that the trial accepts, as in a record that was changed.
         """
         try:
-            return self.trial.with_values({**params, "train.threads": self.threads})
+            trial = self.trial.with_values(params)
         except ValidationError as error:
             raise ConfigError(f"trial: {refused(params, error)}") from error
+        train = trial.train.model_copy(update={"threads": self.share_of(trial).threads})
+        return trial.model_copy(update={"train": train})

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
@@ -50,11 +51,13 @@ def run_trials(
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
     allows = budget.allows if budget else None
-    search = SweepSearch(config, record, checkpoints, place.concurrent, store.address(""), allows)
+    search = SweepSearch(config, record, checkpoints, place.fits, store.address(""), allows)
+
+    def resources(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([trial["takes"]])
+
     tuner = tune.Tuner(
-        tune.with_resources(
-            LanguageModelTrial, {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
-        ),
+        tune.with_resources(LanguageModelTrial, resources),
         tune_config=tune.TuneConfig(
             num_samples=to_do,
             search_alg=search,

@@ -29,12 +29,10 @@ class _Mean:
         return self.seconds / self.times if self.times else 0.0
 
 
-def expected_trial(
-    config: SweepConfig, plan: Plan, seconds: float, concurrent: int
-) -> tuple[int, float]:
+def expected_trial(config: SweepConfig, plan: Plan, seconds: float) -> tuple[int, float]:
     """Return the FLOPs and the seconds of a mean trial in full, where a sweep takes `seconds`."""
     trials = config.num_samples * plan.share
-    return int(plan.mean_flops), seconds * concurrent / trials
+    return int(plan.mean_flops), seconds * plan.at_once / trials
 
 
 class TimeBudget:

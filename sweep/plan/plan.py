@@ -1,7 +1,9 @@
 """The plan of a sweep, made before it runs: trials, sizes, rungs, time, disk."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from sweep.config.parts import Part
 from sweep.config.sweep import SweepConfig
 from sweep.plan.noise import standard_error
 from sweep.plan.share import expected_share
@@ -55,6 +57,14 @@ class Plan:
     """What the trial that takes the most memory takes at the least."""
     available_bytes: int
     """Memory that there is for trials, on their device."""
+    parts: tuple["PlannedPart", ...] = ()
+    """Trials by what they take, as `resources` have it; one part where all take the same."""
+
+    @property
+    def at_once(self) -> float:
+        """Trials that run at once, on average: each part's number by the work that it has."""
+        works = [part.weight * part.plan.mean_flops for part in self.parts]
+        return sum(works) / sum(w / p.concurrent for w, p in zip(works, self.parts, strict=True))
 
     def cost(self, config: SweepConfig, seconds: float | None) -> PlannedCost:
         """Return what the record keeps of it, given the seconds that are expected."""
@@ -66,8 +76,41 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class PlannedPart:
+    """The plan of the trials that take the same."""
+
+    part: Part
+    concurrent: int
+    """How many of them run at once, alone."""
+    plan: Plan
+
+    @property
+    def weight(self) -> float:
+        """Share of the trials."""
+        return self.part.weight
+
+
+def whole_plan(config: SweepConfig, vocab_size: int, parts: Sequence[PlannedPart]) -> Plan:
+    """Return the plan of a sweep, made of those of its parts, each made where its trials run."""
+    if len(parts) == 1:
+        return replace(parts[0].plan, parts=tuple(parts))
+    plans = [part.plan for part in parts]
+    smallest, largest = trial_ends(config, vocab_size)
+    scarce = max(plans, key=lambda plan: plan.memory_bytes / plan.available_bytes)
+    return replace(
+        scarce,
+        sizes=size_count(config),
+        smallest=_end(smallest, vocab_size),
+        largest=_end(largest, vocab_size),
+        mean_flops=sum(part.weight * part.plan.mean_flops for part in parts),
+        disk_bytes=max(plan.disk_bytes for plan in plans),
+        parts=tuple(parts),
+    )
+
+
 def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Plan:
-    """Return the plan: what can be known without training.
+    """Return the plan of trials that all take the same: what can be known without training.
 
     Raises:
         ConfigError: a trial of the space cannot fit into memory, or its device is not there.

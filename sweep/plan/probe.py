@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 
+from sweep.config.parts import Part, parts_of
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan
 from sweep.plan.sizes import on_own_device, trial_ends
@@ -18,6 +20,7 @@ from trainable.hardware.device import (
     require_out_of_memory,
     resolve_device,
 )
+from trainable.model.counts import parameter_count
 from trainable.model.transformer import Transformer
 from trainable.passes.forms import build_passes
 from trainable.training.choice import as_chosen, is_chosen, resolve
@@ -65,6 +68,25 @@ def settled(config: SweepConfig, dataset: TokenDataset) -> SweepConfig:
     return config.model_copy(update={"trial": trial})
 
 
+def settled_by_largest(
+    config: SweepConfig, dataset: TokenDataset, there: Callable[..., SweepConfig]
+) -> SweepConfig:
+    """Return `config` settled by the part whose trials are the largest, where those run.
+
+    Args:
+        config: the sweep.
+        dataset: what trials train on.
+        there: does work where trials of a config run; see Place.
+    """
+
+    def parameters(part: Part) -> int:
+        _, largest = trial_ends(part.config, dataset.vocab_size)
+        return parameter_count(largest.model, dataset.vocab_size)
+
+    decides = max(parts_of(config), key=parameters)
+    return config.model_copy(update={"trial": there(settled, decides.config, dataset).trial})
+
+
 def speeds_of_ends(
     config: SweepConfig, dataset: TokenDataset, eval_windows: int
 ) -> tuple[Speed, Speed] | None:
@@ -101,6 +123,31 @@ def expected_seconds(
     least, most = plan.smallest.flops, plan.largest.flops
     place = (plan.mean_flops - least) / (most - least) if most > least else 0.0
     return (low + place * (high - low)) * config.num_samples / concurrent
+
+
+def forecast(
+    config: SweepConfig, dataset: TokenDataset, plan: Plan, there: Callable[..., Any]
+) -> tuple[float | None, float]:
+    """Return the expected seconds of all trials, each part of them probed where it runs.
+
+    Args:
+        config: the sweep, settled.
+        dataset: what trials train on.
+        plan: the sweep's, with its parts.
+        there: does work where trials of a config run; see Place.
+
+    Returns:
+        The seconds, None if memory is too short, and the least share of a step that was measured.
+    """
+    seconds, probed = 0.0, 1.0
+    for part, planned in zip(parts_of(config), plan.parts, strict=True):
+        ends = there(speeds_of_ends, part.config, dataset, plan.eval_windows)
+        if ends is None:
+            return None, 1.0
+        alone = expected_seconds(part.config, planned.plan, ends, planned.concurrent)
+        seconds += planned.weight * alone
+        probed = min(probed, *(end.probed for end in ends))
+    return seconds, probed
 
 
 def probe_speed(trial: TrialConfig, vocab_size: int, eval_windows: int) -> Speed:

@@ -1,15 +1,24 @@
 """Which trial comes next, as Tune asks for it: unfinished ones first, then a method's new ones."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ray.tune.search import Searcher
 
+from sweep.config.parts import parts_of
+from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method
 from sweep.search.upcoming import given_params, new_numbers
 from trainable.config.trial import TrialConfig
+
+
+class _Suggestion(NamedTuple):
+    number: int
+    params: dict[str, Any]
+    trial: TrialConfig
+    share: Share
 
 
 class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
@@ -23,8 +32,8 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         config: the sweep.
         record: what earlier sessions did.
         checkpoints: for each unfinished trial the names of its checkpoints, newest first.
-        concurrent: how many trials may run at once. No suggestion is made ahead of its turn, so
-            each knows all the results there are.
+        fits: says whether a trial may begin. No suggestion is made before some trial may, so each
+            knows all the results there are; one that takes more waits, and the others behind it.
         store: address of the store that the trials save in.
         allows: whether a trial that has done so many steps may still begin; None: each may.
     """
@@ -34,7 +43,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         config: SweepConfig,
         record: SweepRecord,
         checkpoints: Mapping[str, list[str]],
-        concurrent: int,
+        fits: Fits,
         store: str = "",
         allows: Callable[[TrialConfig, int], bool] | None = None,
     ) -> None:
@@ -43,18 +52,21 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         """What suggests the session's trials, and stops them early."""
         self._config = config
         self._checkpoints = dict(checkpoints)
-        self._concurrent = concurrent
+        self._fits = fits
+        self._shares = {part.share for part in parts_of(config)}
         self._store, self._session = store, f"session-{record.sessions}"
         self._allows = allows
         self._done = {trial.name: trial.step for trial in record.unfinished}
-        self._running: dict[str, int] = {}
-        """Numbers of the trials that run, by Tune's id."""
+        self._running: dict[str, _Suggestion] = {}
+        """The trials that run, by Tune's id."""
+        self._waiting: _Suggestion | None = None
+        """The next trial, which was suggested and has no room yet."""
         self._resuming = sorted(record.unfinished, key=lambda trial: trial.number)
         self._new = new_numbers(record)
 
-    def allow(self, concurrent: int) -> None:
-        """Let so many trials run at once from now on; those that run already go on."""
-        self._concurrent = concurrent
+    def allow(self, fits: Fits) -> None:
+        """Let trials begin by `fits` from now on; those that run already go on."""
+        self._fits = fits
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the Tune config of the next trial (see LanguageModelTrial).
@@ -62,15 +74,16 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         None: not yet; FINISHED: no other may begin. What was suggested then is suggested again by
         a resume.
         """
-        if len(self._running) >= self._concurrent:
+        takes = [each.share for each in self._running.values()]
+        if self._waiting is None and any(self._fits(takes, share) for share in self._shares):
+            self._waiting = self._suggested()
+        if self._waiting is None or not self._fits(takes, self._waiting.share):
             return None
-        number, fixed = self._next()
-        params = self.method.ask(number, fixed)
-        gpus, name = self._config.gpus_per_trial, f"t{number:03d}"
-        trial = self._config.trial_config(params)
+        number, params, trial, share = self._waiting
+        name = f"t{number:03d}"
         if self._allows is not None and not self._allows(trial, self._done.get(name, 0)):
             return str(Searcher.FINISHED)
-        self._running[trial_id] = number
+        self._running[trial_id], self._waiting = self._waiting, None
         return {
             "name": name,
             "answer": number in self.method.answers,
@@ -79,16 +92,17 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
             "store": self._store,
             "place": f"{self._session}/{name}",
             "resume_from": self._checkpoints.get(name, []),
-            "gpu_share": gpus if 0 < gpus < 1 else None,
+            "takes": {"CPU": share.cpus, "GPU": share.gpus},
         }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Tell the method of a trial that ended; of one without a result, as of one that failed."""
-        number = self._running.pop(trial_id, None)
-        if number is None:
+        ended = self._running.pop(trial_id, None)
+        if ended is None:
             return
+        number = ended.number
         result = None if error else result
         if result and result.get("outcome") is None and "step" in result:
             # The last step's, which Tune asks nobody about; an earlier one comes again.
@@ -97,6 +111,13 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: a resume reads the sweep's record."""
+
+    def _suggested(self) -> _Suggestion:
+        """Return the next trial."""
+        number, fixed = self._next()
+        params = self.method.ask(number, fixed)
+        trial = self._config.trial_config(params)
+        return _Suggestion(number, params, trial, self._config.share_of(trial))
 
     def _next(self) -> tuple[int, Mapping[str, Any]]:
         """Return the number of the next trial, and what is given of its parameters."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import End, Plan
+from sweep.plan.plan import End, Plan, PlannedPart
 from sweep.record.results import TrialRecord
 from trainable.common.document import Document
 
@@ -19,13 +19,29 @@ class EndDocument(Document):
     flops: int
 
 
+class PartDocument(Document):
+    """The trials of a plan that take the same."""
+
+    condition: str | None
+    """As `resources` have it; null: trials that meet none."""
+    cpus: float
+    """Of one trial."""
+    gpus: float
+    concurrent: int
+    """Of them at once, alone."""
+    share: float
+    """Of the trials, about."""
+
+
 class PlanDocument(Document):
     """What a sweep would do: `run.py --dry-run --json`."""
 
     format: Literal["lm-sweep.plan/1"] = "lm-sweep.plan/1"
     num_samples: int
     concurrent: int
-    """Trials at once."""
+    """Trials at once, at the most."""
+    resources: list[PartDocument]
+    """What trials take: one entry where all take the same."""
     sizes: int
     smallest: EndDocument
     largest: EndDocument
@@ -57,6 +73,7 @@ def plan_document(
     return PlanDocument(
         num_samples=config.num_samples,
         concurrent=concurrent,
+        resources=[_part(planned) for planned in plan.parts],
         sizes=plan.sizes,
         smallest=_end(plan.smallest),
         largest=_end(plan.largest),
@@ -70,6 +87,16 @@ def plan_document(
         available_bytes=plan.available_bytes,
         warm_start=Counter(str(trial.sweep) for trial in older),
         config=config.model_dump(mode="json", by_alias=True),
+    )
+
+
+def _part(planned: PlannedPart) -> PartDocument:
+    return PartDocument(
+        condition=planned.part.condition,
+        cpus=planned.part.share.cpus,
+        gpus=planned.part.share.gpus,
+        concurrent=planned.concurrent,
+        share=planned.weight,
     )
 
 

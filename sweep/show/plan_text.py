@@ -18,7 +18,7 @@ from sweep.cluster.place import Place
 from sweep.config.space import is_within
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
-from sweep.plan.probe import expected_seconds, speeds_of_ends
+from sweep.plan.probe import forecast
 from sweep.record.results import TrialRecord
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say_folded
@@ -53,8 +53,7 @@ def plan_lines(
     least, most = small.tokens // train.steps, large.tokens // train.steps
     share = f"about {plan.share:.0%} of all steps expected"
     return [
-        f"trials    {config.num_samples}, {concurrent} at a time with "
-        f"{config.cpus_per_trial:g} CPU and {config.gpus_per_trial:g} GPU each",
+        *_labelled("trials", _trials_text(config, plan, concurrent)),
         f"data      {dataset}",
         *_labelled("space", describe_domains(config)),
         *_warm_lines(config, older),
@@ -71,6 +70,21 @@ def plan_lines(
         f"time      {_time_text(seconds, probed)}; checkpoints up to "
         f"{plan.disk_bytes / 2**20:,.0f} MiB" + (f" in {config.storage}" if config.storage else ""),
         *_budget_lines(config, seconds),
+    ]
+
+
+def _trials_text(config: SweepConfig, plan: Plan, concurrent: int) -> list[str]:
+    """Return how many trials run at once and what each takes, in lines."""
+    if len(plan.parts) < 2:
+        share = plan.parts[0].part.share if plan.parts else config.share
+        return [f"{config.num_samples}, {concurrent} at a time with {share.words} each"]
+    return [
+        f"{config.num_samples}, up to {concurrent} at a time",
+        *(
+            f"{planned.part.words}, about {planned.weight:.0%}: {planned.part.share.words} each, "
+            f"{planned.concurrent} at a time alone"
+            for planned in plan.parts
+        ),
     ]
 
 
@@ -101,8 +115,10 @@ def _memory_text(plan: Plan, concurrent: int) -> str:
     """Return what the largest trial takes at the least, and whether so many fit side by side."""
     needed, available = plan.memory_bytes, plan.available_bytes
     text = f"at least {needed / 2**20:,.0f} MiB a trial, {available / 2**20:,.0f} MiB available"
-    if needed * concurrent > available:
-        text += f"; warning: {concurrent} large ones at a time do not fit, lower max_concurrent"
+    most = [(part.plan, part.concurrent) for part in plan.parts] or [(plan, concurrent)]
+    too_many = [n for one, n in most if one.memory_bytes * n > one.available_bytes]
+    if too_many:
+        text += f"; warning: {too_many[0]} large ones at a time do not fit, lower max_concurrent"
     return text
 
 
@@ -192,12 +208,10 @@ def _probed(
     older: Sequence[TrialRecord],
     place: Place,
 ) -> tuple[float | None, list[str]]:
-    ends = place.there(speeds_of_ends, config, dataset, plan.eval_windows)
-    concurrent = place.concurrent
-    seconds = expected_seconds(config, plan, ends, concurrent) if ends else None
-    probed = min(end.probed for end in ends) if ends else 1.0
+    seconds, probed = forecast(config, dataset, plan, place.there)
     described = (
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
+    concurrent = place.concurrent
     return seconds, plan_lines(config, plan, described, concurrent, seconds, probed, older)

@@ -4,6 +4,8 @@ import getpass
 import json
 from typing import Any
 
+from sweep.config.parts import parts_of
+from sweep.config.sweep import SweepConfig
 from sweep.record.folder import SweepFile
 from sweep.tracking.note import FIRST_WORDS, ParentRow, experiment_note
 from sweep.tracking.view import view_tags
@@ -69,6 +71,7 @@ def complete_parent(
         "reduction_factor": config.asha.reduction_factor,
         "cpus_per_trial": config.cpus_per_trial,
         "gpus_per_trial": config.gpus_per_trial,
+        **_resources_param(config),
         "train.steps": config.trial.train.steps,
         "train.seed": config.trial.train.seed,
         "train.precision": config.trial.train.precision,
@@ -87,6 +90,12 @@ def complete_parent(
     )
     context = [InputTag("mlflow.data.context", "training")]
     client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+
+
+def _resources_param(config: SweepConfig) -> dict[str, str]:
+    """Return what trials take by a condition as one param, if there are such conditions."""
+    told = [f"{p.condition}: {p.share.words}" for p in parts_of(config) if p.condition]
+    return {"resources": "; ".join(told)} if told else {}
 
 
 def describe_experiment(client: Any, experiment_id: str) -> None:
