@@ -82,6 +82,13 @@ def test_a_sweep_of_thousands_is_followed_at_the_cost_of_a_small_one():
     assert seconds_to_follow(3_000) < 30 * seconds_to_follow(300)
 
 
+def test_a_sweep_whose_trials_have_all_ended_has_no_time_left(tmp_path):
+    *_, before, last = play(tmp_path, 8).splitlines()
+    assert last.startswith("[8/8]")
+    assert last.endswith("; 0 s left")
+    assert not before.endswith("; 0 s left")
+
+
 def test_the_time_left_is_told_by_the_pace_of_this_session(monkeypatch):
     """In 60 s 40 of 280 steps to go, which leaves 6 min, and 1 of 4 trials, which leaves 3 min."""
     clock = [0.0]

@@ -103,6 +103,8 @@ class Progress:
         """Return the time left: by the pace in steps and in trials, at first by the plan."""
         elapsed = time.monotonic() - self._started
         done, ended = self._record.steps, self._record.ended
+        if ended >= self._config.num_samples:
+            return "0 s"  # whatever was expected of its steps
         guesses = []
         if done > self._steps_before:
             left = max(0.0, self._expected_steps - done)
