@@ -24,6 +24,7 @@ from sweep_samples import (
     write_events,
 )
 
+from sweep.analysis.findings import findings
 from sweep.analysis.study import Study
 from sweep.analysis.words import counts_text, outcome_text, params_text
 from sweep.record.results import SweepRecord
@@ -167,6 +168,11 @@ def test_outcomes_and_counts_in_words() -> None:
     assert counts_text(record) == "1 running, 1 finished, 1 stopped, 1 diverged, 1 interrupted"
     assert counts_text(record_of(run_of("t0", {}, "out_of_memory"))) == "1 out of memory"
     assert counts_text(SweepRecord()) == ""
+    many = record_of(*[run_of(f"t{n:04d}", {}, "failed") for n in range(1_234)])
+    assert counts_text(many) == "1,234 failed"
+    told = [finding.text for finding in findings(Study(sweep_config(), many))]
+    assert "none of 1,234 trials came to its end: what a full one reaches is not known" in told
+    assert "1,234 of 1,234 trials failed: why" in told
     assert (
         params_text({"optim.lr": 3.16227766e-3, "model.d_model": 128}) == "lr=0.003162 d_model=128"
     )

@@ -24,7 +24,7 @@ def unfinished(study: Study) -> Iterator[Finding]:
         return
     yield Finding(
         "unfinished",
-        f"{ended} of {record.num_samples} trials have ended: what is found so far may change",
+        f"{ended:,} of {record.num_samples:,} trials have ended: what is found so far may change",
         {"ended": ended, "trials": record.num_samples},
         "a trial that was asked for has not ended",
     )
@@ -37,7 +37,7 @@ def none_finished(study: Study) -> Iterator[Finding]:
         return
     yield Finding(
         "none_finished",
-        f"none of {len(record.trials)} trials came to its end: what a full one reaches is not "
+        f"none of {len(record.trials):,} trials came to its end: what a full one reaches is not "
         "known",
         {"trials": len(record.trials)},
         "all trials have ended, none as finished",
@@ -52,10 +52,10 @@ def failed(study: Study) -> Iterator[Finding]:
     reasons = Counter(t.reason or "no reason was told" for t in lost)
     reason, times = reasons.most_common(1)[0]
     first = reason.strip().partition("\n")[0]
-    most = "" if len(reasons) == 1 else f", {times} of them for the same reason"
+    most = "" if len(reasons) == 1 else f", {times:,} of them for the same reason"
     yield Finding(
         "failed",
-        f"{len(lost)} of {len(study.record.trials)} trials failed{most}: {first}",
+        f"{len(lost):,} of {len(study.record.trials):,} trials failed{most}: {first}",
         {
             "failed": [t.name for t in lost],
             "trials": len(study.record.trials),
@@ -76,7 +76,7 @@ def out_of_memory(study: Study) -> Iterator[Finding]:
     of = f", of {listed([size_text(fields, size) for size in sizes])}" if sizes else ""
     yield Finding(
         "out_of_memory",
-        f"{len(lost)} of {len(study.record.trials)} trials ran out of memory{of}: lower "
+        f"{len(lost):,} of {len(study.record.trials):,} trials ran out of memory{of}: lower "
         "max_concurrent or trial.train.batch_size",
         {
             "out_of_memory": [t.name for t in lost],
@@ -127,7 +127,7 @@ def never_tried(study: Study) -> Iterator[Finding]:
         return
     yield Finding(
         "never_tried",
-        f"{len(never)} of {there} sizes {'were' if len(never) > 1 else 'was'} never tried: "
+        f"{len(never):,} of {there:,} sizes {'were' if len(never) > 1 else 'was'} never tried: "
         f"{listed([size_text(fields, size) for size in never])}",
         {"sizes": [list(size) for size in never], "of": there},
         "sizes of the space that no trial had, where all have ended",
@@ -141,7 +141,7 @@ def diverged(study: Study) -> Iterator[Finding]:
     if not lost:
         return
     numbers = {"diverged": [t.name for t in lost], "trials": len(record.trials)}
-    text = f"{len(lost)} of {len(record.trials)} trials diverged"
+    text = f"{len(lost):,} of {len(record.trials):,} trials diverged"
     if RATE in study.config.space:
         rates = [t.params[RATE] for t in lost]
         numbers |= {"least_rate": min(rates), "largest_rate": max(rates)}

@@ -106,7 +106,7 @@ def outcome_text(trial: TrialRecord) -> str:
 
 def counts_text(record: SweepRecord) -> str:
     """Return the number of trials by outcome, e.g. "11 finished, 21 stopped"."""
-    return ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in record.counts().items())
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in record.counts().items())
 
 
 def loss_text(value: float | None) -> str:

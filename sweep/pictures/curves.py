@@ -121,7 +121,7 @@ def _sentence(facts: Facts, ranked: Sequence[TrialRecord]) -> str:
     ended = [t for t in ranked if t.outcome == "stopped"]
     early = len([t for t in ended if t.rung == facts.config.grace_period])
     stopped = (
-        f"; {len(ended)} trials were stopped early, {early} of them at step "
+        f"; {len(ended):,} trials were stopped early, {early:,} of them at step "
         f"{facts.config.grace_period:,}"
         if ended
         else ""
