@@ -6,22 +6,29 @@ NUM_SAMPLES ?= 32
 PYTEST_ARGS ?=
 SLOW ?=
 FAULT_WORKERS ?= 3
+# A folder that keeps images and wheels from one `make docker-test` to the next.
+DOCKER_TEST_FOLDER ?=
 # Arguments for benchmarks/run.py.
 BENCHMARK_ARGS ?=
 
-.PHONY: sweep test faults benchmark lock
+.PHONY: sweep test faults docker-test benchmark lock
 
 sweep: $(VENV)/.installed
 	$(VENV)/bin/python sweep/run.py --num-samples $(NUM_SAMPLES)
 
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest $(if $(SLOW),-m "") $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest $(if $(SLOW),-m "not docker") $(PYTEST_ARGS)
 
 # The tests of RELIABILITY.md: mostly waiting, so more of them at once than there are cores.
 faults: $(VENV)/.installed
 	$(VENV)/bin/python -m pytest -m fault --numprocesses $(FAULT_WORKERS) --maxschedchunk 1 \
 		$(PYTEST_ARGS) $$(grep -l 'mark\.fault' tests/test_*.py)
+
+# Needs root, Docker and debootstrap, no registry of images; says why where it skips.
+docker-test: $(VENV)/.installed
+	DOCKER_TEST_FOLDER=$(DOCKER_TEST_FOLDER) $(VENV)/bin/python -m pytest -m docker -rs \
+		tests/test_docker.py $(PYTEST_ARGS)
 
 benchmark: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
