@@ -79,6 +79,10 @@ class Nodes:
         """Return the address of a node."""
         return f"10.77.0.{number + 1}"
 
+    def cache(self, number: int) -> Path:
+        """Return the folder of our cache on a node."""
+        return self._folder / f"home{number}" / "lm-sweep"
+
     def within(self, number: int) -> tuple[str, ...]:
         """Return what a command begins with to run on a node."""
         return ("ip", "netns", "exec", self._names[number])
@@ -131,7 +135,7 @@ class Nodes:
             )
         self._started.append(node)
 
-    def wait_for(self, count: int, seconds: float = 90) -> None:
+    def wait_for(self, count: int, seconds: float = 240) -> None:
         """Wait until so many nodes have joined."""
 
         def there() -> bool:

@@ -4,14 +4,13 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
-from cluster_nodes import Nodes, cluster_nodes
+from cluster_nodes import cluster_nodes
+from cluster_sweeps import started, sweep_on
 from live_sweeps import (
     FIXED,
     UNTRACKED,
-    events,
     make_project,
     run,
 )
@@ -26,18 +25,6 @@ def nodes():
     """Three nodes of one CPU each, for tests that leave them as they are."""
     with cluster_nodes(3) as three:
         yield three
-
-
-def sweep_on(nodes: Nodes, home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess:
-    """Run a command of a sweep, with its driver on the head's node."""
-    env = nodes.driver | env
-    return run(home, "sweep/run.py", *arguments, before=nodes.within(0), **env)
-
-
-def nodes_used(home: Path, name: str) -> list[str]:
-    """Return the addresses of the nodes that the trials of a sweep began on, in their order."""
-    told = events(home / "results" / name)
-    return [event["node"] for event in told if event["event"] == "trial_started"]
 
 
 def test_a_sweep_over_three_nodes_finds_what_one_machine_finds(nodes, tmp_path):
@@ -66,7 +53,7 @@ def test_trials_run_side_by_side_on_all_nodes(nodes, tmp_path):
     done = sweep_on(nodes, tmp_path, *config, *flags, RAY_ADDRESS="auto")
     assert done.returncode == 0, done.stderr + done.stdout
     assert "9, 3 at a time" in done.stdout
-    assert set(nodes_used(tmp_path, "wide")) == {nodes.ip(n) for n in range(3)}
+    assert set(started(tmp_path / "results" / "wide").values()) == {nodes.ip(n) for n in range(3)}
     assert not list((tmp_path / "results").glob(".nodes-*"))
 
 

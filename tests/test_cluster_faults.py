@@ -4,13 +4,13 @@ import contextlib
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from cluster_nodes import Nodes, cluster_nodes
+from cluster_sweeps import start_on, started
 from conftest import ROOT
 from live_sweeps import (
     ENDLESS,
@@ -32,18 +32,6 @@ SHADOW = """
 import sys
 sys.path.insert(0, {shadow!r})
 """
-
-
-def start_on(nodes: Nodes, start, home: Path, name: str, *flags: str) -> subprocess.Popen:
-    """Start a sweep whose driver is on the head's node."""
-    config = ("--config", str(make_project(home)), "--name", name)
-    joins = ("--ray-address", nodes.address)
-    return start(home, *config, *joins, *flags, before=nodes.within(0), **nodes.driver)
-
-
-def started(folder: Path) -> dict[str, str]:
-    """Return the node on which each trial began."""
-    return {e["trial"]: e["node"] for e in events(folder) if e["event"] == "trial_started"}
 
 
 def step_of(folder: Path, trial: str) -> int:

@@ -135,6 +135,7 @@ def test_suggestions_are_valid_and_inside_their_domains() -> None:
             "place",
             "resume_from",
             "takes",
+            "copy",
         }
         assert suggestion["name"] == f"t{number:03d}"
         assert list(suggestion["params"]) == list(WIDE)

@@ -17,6 +17,7 @@ from trainable.checkpoint.folder import MANIFEST_FILE, Snapshot
 from trainable.common.errors import DamagedCheckpointError, DivergedError, UserError, first_line
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
+from trainable.data.copy import open_here
 from trainable.hardware.device import OUT_OF_MEMORY, require_out_of_memory
 from trainable.storage.address import open_store
 from trainable.storage.store import checkpoint_name, new_attempt, older_of_trial
@@ -35,6 +36,7 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
     place: the trial's folder there, in this session.
     resume_from: names of checkpoints to go on from, newest first; a damaged one is passed over.
     takes: what it takes of a node, by Ray's names; of a GPU's fraction it may use its memory.
+    copy: digest of the dataset's copy that it trains on; None: the dataset where `trial` names it.
     """
 
     _trainer: Trainer | None = None
@@ -56,7 +58,8 @@ class LanguageModelTrial(tune.Trainable):  # type: ignore[misc]  # Ray is untype
         try:
             if 0 < share < 1 and torch.cuda.is_available():
                 torch.cuda.set_per_process_memory_fraction(share)
-            self._trainer = Trainer(TrialConfig.model_validate(config["trial"]))
+            trial, copy = TrialConfig.model_validate(config["trial"]), config.get("copy")
+            self._trainer = Trainer(trial, open_here(trial, copy))
         except Exception as error:
             self._failure = error
 

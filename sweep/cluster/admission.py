@@ -15,6 +15,8 @@ from trainable.storage.address import is_remote, open_store
 LIBRARIES = ("torch", "numpy", "ray")
 """Whose versions decide a trial's numbers."""
 
+DATASET = "the dataset"
+
 BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """How Linux says that a processor computes in bf16 itself; without, it is emulated."""
 
@@ -40,26 +42,34 @@ class Facts:
         ]
         return [*unlike, *([self.ails] if self.ails else [])]
 
+    def lacks_only_data(self, driver: "Facts") -> bool:
+        """Say whether the node is as it must be once it has the dataset."""
+        return self.ails is None and self.alike | {DATASET: driver.alike[DATASET]} == driver.alike
+
 
 def own_facts(dataset: str, ails: str | None = None) -> Facts:
     """Return the facts of the machine that this runs on, given its dataset's digest."""
-    alike = {"the code in trainable/": code_digest(), "the dataset": dataset}
+    alike = {"the code in trainable/": code_digest(), DATASET: dataset}
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return Facts(alike | versions, *_processor(), ails)
 
 
-def probe_node(trial: TrialConfig, storage: str, mark: str) -> Facts:
+def probe_node(
+    trial: TrialConfig, storage: str, mark: str, copy: str | None = None, verify: bool = False
+) -> Facts:
     """Find the facts of the node that this is run on.
 
     Args:
         trial: what all trials share; it names the dataset.
         storage: the folder that all nodes must see.
         mark: name of a file that the driver wrote there.
+        copy: digest of the dataset's copy to look at; None: at the dataset itself.
+        verify: read every byte of the token files.
     """
-    from trainable.data.batches import open_dataset  # with torch, which the node's trials need, too
+    from trainable.data.copy import open_here  # with torch, which the node's trials need, too
 
     try:
-        dataset = open_dataset(trial.data, trial.model.context_length).digest
+        dataset = open_here(trial, copy, verify=verify).digest
     except DataError as error:
         dataset = f"not readable ({first_line(error)})"
     return own_facts(dataset, _trouble_with(storage, mark))

@@ -3,16 +3,16 @@
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import RayError
 
 from sweep.cluster.admission import Facts, probe_node
 from sweep.cluster.nodes import Node, free_by_node, living_nodes, more_of
 from sweep.cluster.packing import Machine, trials_that_fit
 from sweep.cluster.placement import Room
+from sweep.cluster.staging import Staging
+from sweep.cluster.tasks import cause, on_node
 from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
-from trainable.common.errors import first_line
 
 PROBE_SECONDS = 300.0
 """How long nodes may take to be compared: each may have to read a dataset for the first time."""
@@ -29,15 +29,30 @@ class AdmittedNodes:
         driver: what nodes are compared with.
         storage: the folder that all of them must see.
         mark: name of a file that the driver wrote there.
+        staging: gives nodes a copy of the dataset; None: they read it where it is.
+        verify: nodes read every byte of their token files.
     """
 
-    def __init__(self, config: SweepConfig, driver: Facts, storage: str, mark: str) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        driver: Facts,
+        storage: str,
+        mark: str,
+        staging: Staging | None = None,
+        *,
+        verify: bool = False,
+    ) -> None:
         self.bf16: set[bool] = set()
         """What the admitted processors say of bf16: unlike ones say both."""
         self.room = Room(config)
         """How many trials machines hold."""
         self._driver = driver
-        self._asked_for = (config.trial, storage, mark)
+        copy = staging.digest if staging else None
+        self._asked_for = (config.trial, storage, mark, copy, verify)
+        self._staging = staging
+        self._staged: set[str] = set()
+        """Nodes that a copy was sent to: they are asked once more, and not sent it again."""
         self._admitted: dict[str, Node] = {}
         self._most_free: dict[str, Machine] = {}
         """Of each admitted node, what is not others': free when it came, then in use by us."""
@@ -81,10 +96,12 @@ class AdmittedNodes:
         """Compare every node large enough for a trial; return what keeps which from training."""
         for node in living_nodes().values():
             self._begin(node)
-        answers = list(self._probes)
-        if answers:
-            ray.wait(answers, num_returns=len(answers), timeout=PROBE_SECONDS)
-        refused = self._decide()
+        refused = []
+        while answers := [*self._probes, *self._copies]:
+            answered, _ = ray.wait(answers, timeout=PROBE_SECONDS)
+            if not answered and not self._copies:
+                break
+            refused += self._decide()
         silent = [f"{n.ip}: no answer in {PROBE_SECONDS:g} s" for n in self._probes.values()]
         return refused + silent
 
@@ -111,9 +128,16 @@ class AdmittedNodes:
         if node.id in self._asked or not self.room.holds_one(node.total):
             return
         self._asked.add(node.id)
-        there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-        task = ray.remote(probe_node).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+        self._ask(node)
+
+    def _ask(self, node: Node) -> None:
+        task = on_node(node.id, probe_node)
         self._probes[task.remote(*self._asked_for)] = node
+
+    @property
+    def _copies(self) -> list[Any]:
+        """Ray's names for the copies that are being sent."""
+        return self._staging.answers if self._staging else []
 
     def _decide(self) -> list[str]:
         """Admit the nodes that have answered and are alike; return why others are not."""
@@ -121,14 +145,24 @@ class AdmittedNodes:
         done, _ = ray.wait(answers, num_returns=len(answers), timeout=0) if answers else ([], [])
         free = free_by_node() if done else {}
         refusals = []
+        for node, trouble in self._staging.ended() if self._staging else ():
+            if trouble is None:
+                self._ask(node)
+            else:
+                refusals.append(f"{node.ip}: {trouble}")
         for answer in done:
             node = self._probes.pop(answer)
             try:
                 facts: Facts = ray.get(answer)
                 differs = facts.differs_from(self._driver)
             except RayError as error:
-                why = error.cause if isinstance(error, RayTaskError) else error
-                differs = [f"it cannot run this code ({first_line(why)})"]
+                differs = [f"it cannot run this code ({cause(error)})"]
+            else:
+                lacks = differs and facts.lacks_only_data(self._driver)
+                if lacks and self._staging and node.id not in self._staged:
+                    self._staged.add(node.id)
+                    self._staging.begin(node)
+                    continue
             if differs:
                 refusals.append(f"{node.ip}: {', '.join(differs)}")
                 continue

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 
 import ray
 from ray._private.state import actors
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.cluster import ray_patches
 from sweep.cluster.address import Head, require_cluster
@@ -22,6 +21,8 @@ from sweep.cluster.forgiving import Witness
 from sweep.cluster.head_watch import cluster_is_lost
 from sweep.cluster.quiet import ENVIRONMENT, keep_quiet, quiet
 from sweep.cluster.spreading import spreading_controller
+from sweep.cluster.staging import Staging
+from sweep.cluster.tasks import on_node, origin
 from sweep.cluster.watch import RayWatch
 from sweep.common.errors import SweepError
 from sweep.config.parts import parts_of
@@ -30,7 +31,8 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.probe import settled_by_largest
 from trainable.common.errors import UserError, first_line
 from trainable.common.paths import PACKAGE_PARENT, project_folder
-from trainable.data.batches import TokenDataset, open_dataset
+from trainable.data.batches import TokenDataset
+from trainable.data.copy import open_here
 from trainable.storage.s3 import WHERE
 
 T = TypeVar("T")
@@ -102,6 +104,7 @@ class Cluster:
     def __init__(self, config: SweepConfig, head: Head, to_the_end: contextlib.ExitStack) -> None:
         self.tell: Callable[[str], None] = lambda _: None
         self.lost_text = f"the Ray cluster at {head.address} does not answer any more"
+        self.copy: str | None = None
         self._config = config
         self._head = head
         self._to_the_end = to_the_end
@@ -129,19 +132,24 @@ class Cluster:
         """Return how many trials run at once that all take the same."""
         return self.nodes.at_once(share)
 
-    def admit(self, dataset: TokenDataset, storage: str) -> None:
-        """Compare every node with the driver.
+    def admit(self, dataset: TokenDataset, storage: str, *, verify: bool = False) -> None:
+        """Compare every node with the driver, and give it a copy of the dataset where one is due.
 
         Args:
             dataset: what trials train on.
             storage: the folder below which checkpoints go.
+            verify: nodes read every byte of their token files.
 
         Raises:
             SweepError: nodes differ, or none is large enough for a trial.
         """
         mark = self._to_the_end.enter_context(marked(storage))
         driver = own_facts(dataset.digest)
-        self._nodes = AdmittedNodes(self._config, driver, storage, mark)
+        staging = None
+        if self._config.stage_data:
+            trial, self.copy = self._config.trial, dataset.digest
+            staging = Staging(trial, dataset, lambda line: self.tell(line), verify=verify)
+        self._nodes = AdmittedNodes(self._config, driver, storage, mark, staging, verify=verify)
         refused = self._nodes.compare_all()
         if refused:
             raise SweepError(
@@ -165,22 +173,17 @@ class Cluster:
         Raises:
             UserError: as `work` does.
         """
-        trial, node = config.trial, self.nodes.smallest(config.share)
+        trial, copy, node = config.trial, self.copy, self.nodes.smallest(config.share)
         assert node is not None  # `admit` saw to it
 
-        def on_node() -> T:
-            return work(config, open_dataset(trial.data, trial.model.context_length), *more)
+        def on_its_data() -> T:
+            return work(config, open_here(trial, copy), *more)
 
-        task = ray.remote(on_node).options(
-            num_cpus=0,
-            num_gpus=min(1.0, config.gpus_per_trial),
-            max_retries=0,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False),
-        )
+        task = on_node(node.id, on_its_data, gpus=min(1.0, config.gpus_per_trial))
         try:
             result: T = ray.get(task.remote(), timeout=PROBE_SECONDS)
         except RayError as error:
-            why = error.cause if isinstance(error, RayTaskError) else error
+            why = origin(error)
             if isinstance(why, UserError):
                 raise why from error
             raise SweepError(

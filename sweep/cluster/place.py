@@ -43,14 +43,20 @@ class Place(Protocol):
     def lost_text(self) -> str:
         """What to say when Ray is gone."""
 
+    copy: str | None
+    """Digest of the dataset's copy that trials train on; None: the dataset at its own path."""
+
     tell: Callable[[str], None]
     """Takes a line for people, while the trials run."""
 
     def at_once(self, share: Share) -> int:
         """Return how many trials run at once that all take the same."""
 
-    def admit(self, dataset: TokenDataset, storage: str) -> None:
-        """Refuse a place whose trials could not be compared, or not saved in `storage`."""
+    def admit(self, dataset: TokenDataset, storage: str, *, verify: bool = False) -> None:
+        """Refuse a place whose trials could not be compared, or not saved in `storage`.
+
+        With `verify` every byte of its nodes' token files is read.
+        """
 
     def there(
         self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
@@ -83,6 +89,7 @@ class ThisMachine:
     """
 
     lost_text = "Ray died (killed, or out of memory?)"
+    copy: str | None = None
 
     def __init__(self, config: SweepConfig) -> None:
         self._machine = local_machine(config)
@@ -97,8 +104,10 @@ class ThisMachine:
         """Return how many trials run at once that all take the same."""
         return self._room.most_of(share, [self._machine])
 
-    def admit(self, dataset: TokenDataset, storage: str) -> None:
+    def admit(self, dataset: TokenDataset, storage: str, *, verify: bool = False) -> None:
         """Do nothing: this machine is like itself."""
+        if self._config.stage_data:
+            self.tell("stage_data: all trials run on this machine, where the dataset is")
 
     def there(
         self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any

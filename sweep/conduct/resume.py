@@ -1,5 +1,6 @@
 """A sweep gone on with, after any interruption or to extend it."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from trainable.common.output import Output
 from trainable.storage.address import open_store, resolved
 
 MAY_CHANGE = {
-    *("num_samples", "time_budget"),
+    *("num_samples", "time_budget", "stage_data"),
     *("cpus_per_trial", "gpus_per_trial", "max_concurrent", "max_failures"),
 }
 """Settings that a resume may change; others would make the trials incomparable."""
@@ -77,6 +78,7 @@ def _resume(
     begun: Begun | None,
 ) -> int:
     console = open_console(output)
+    place.tell = functools.partial(say, console)
     dataset = open_data(config, console, verify=verify_data)
     if dataset.digest != stored.identity.dataset_digest:
         raise SweepError(
@@ -100,7 +102,7 @@ def _resume(
                 settle(folder, stored)  # the driver may have been killed just before its end
         tell_result(folder, stored, Study(stored.config, record), output)
         return 0
-    place.admit(dataset, base_of(config))
+    place.admit(dataset, base_of(config), verify=verify_data)
     # Refused now, if it does not fit there.
     plan = plan_on(place, config, dataset)
     if dry_run:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import tempfile
 import time
@@ -28,7 +29,7 @@ from sweep.record.identity import new_identity
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 from sweep.record.storage import base_of
-from sweep.show.console import open_console
+from sweep.show.console import open_console, say
 from sweep.show.plan_text import tell_plan
 from trainable.common.errors import UserError
 from trainable.common.output import Output
@@ -70,16 +71,17 @@ def start_sweep(
         open_store(resolved(config.storage)).require_usable()
     storage = base_of(config)
     with open_place(config, ray_address) as place:
+        place.tell = functools.partial(say, console)
         if dry_run:
             with _data_to_plan_with(config, console, verify_data) as dataset:
                 config, older = warm_started(config, dataset.digest)
-                place.admit(dataset, storage)
+                place.admit(dataset, storage, verify=verify_data)
                 plan = plan_on(place, config, dataset)
                 tell_plan(place.settled(config, dataset), dataset, plan, older, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
         config, older = warm_started(config, dataset.digest)
-        place.admit(dataset, storage)
+        place.admit(dataset, storage, verify=verify_data)
         plan = plan_on(place, config, dataset)
         _require_room(plan, storage)
         folder, sweep = _create(config, dataset.digest, older_events(older))

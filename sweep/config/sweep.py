@@ -96,6 +96,9 @@ class SweepConfig(Section):
     storage: str | None = None
     """Where checkpoints go: a folder that all nodes see (a relative one starts at the project
     folder), or s3://BUCKET/PREFIX, with keys and endpoint in AWS_*; unset: results/NAME."""
+    stage_data: bool = False
+    """On a cluster: send the dataset to each node that has no copy of it yet, and train on copies;
+    else every node must see it at its path. On one machine there is nothing to send."""
     search: SearchConfig = SearchConfig()
     asha: AshaConfig = AshaConfig()
     tracking: TrackingConfig = TrackingConfig()

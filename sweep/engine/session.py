@@ -51,7 +51,9 @@ def run_trials(
     to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
     checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
     allows = budget.allows if budget else None
-    search = SweepSearch(config, record, checkpoints, place.fits, store.address(""), allows)
+    search = SweepSearch(
+        config, record, checkpoints, place.fits, store.address(""), allows, place.copy
+    )
 
     def resources(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([trial["takes"]])

@@ -36,6 +36,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
             knows all the results there are; one that takes more waits, and the others behind it.
         store: address of the store that the trials save in.
         allows: whether a trial that has done so many steps may still begin; None: each may.
+        copy: digest of the dataset's copy that trials train on; None: the dataset at its path.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         fits: Fits,
         store: str = "",
         allows: Callable[[TrialConfig, int], bool] | None = None,
+        copy: str | None = None,
     ) -> None:
         super().__init__(metric="val_loss", mode="min")
         self.method = build_method(config, record)
@@ -56,6 +58,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
         self._shares = {part.share for part in parts_of(config)}
         self._store, self._session = store, f"session-{record.sessions}"
         self._allows = allows
+        self._copy = copy
         self._done = {trial.name: trial.step for trial in record.unfinished}
         self._running: dict[str, _Suggestion] = {}
         """The trials that run, by Tune's id."""
@@ -93,6 +96,7 @@ class SweepSearch(Searcher):  # type: ignore[misc]  # Ray is untyped
             "place": f"{self._session}/{name}",
             "resume_from": self._checkpoints.get(name, []),
             "takes": {"CPU": share.cpus, "GPU": share.gpus},
+            "copy": self._copy,
         }
 
     def on_trial_complete(

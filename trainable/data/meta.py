@@ -10,6 +10,8 @@ from trainable.common.errors import DataError
 from trainable.common.files import file_digest
 from trainable.config.sealed import Sealed
 
+META_FILE = "meta.json"
+
 TOKENIZER_FILE = "tokenizer.json"
 
 
@@ -58,7 +60,7 @@ class DatasetMeta(Sealed):
         Raises:
             DataError: it is missing, damaged or not of this version.
         """
-        path = folder / "meta.json"
+        path = folder / META_FILE
         try:
             return cls.unsealed(path.read_bytes(), str(path))
         except OSError as error:
@@ -71,7 +73,7 @@ class DatasetMeta(Sealed):
 
     def write(self, folder: Path) -> None:
         """Write meta.json into `folder`, to be read by whoever may read the other files."""
-        with (folder / "meta.json").open("wb") as file:
+        with (folder / META_FILE).open("wb") as file:
             file.write(self.text().encode())
             file.flush()
             os.fsync(file.fileno())
