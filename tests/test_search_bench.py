@@ -16,6 +16,7 @@ from benchmarks.search.run import markdown, summary
 from benchmarks.search.runs import Runs, Setting
 from benchmarks.search.simulator import START, Replay, seen_losses, simulate, sweep_config
 from benchmarks.search.table import Curve, Table, load, names
+from benchmarks.search.warm_start import of_seed
 from sweep.record.results import TrialRecord
 from sweep.search.rungs import Rungs
 
@@ -332,3 +333,14 @@ def test_a_summary_is_a_row_of_markdown() -> None:
     assert lines == ["| b | b | b |", "| --- | --- | --- |", "| a | a | a |"]
     assert method_of("product tpe") == ("tpe", product)
     assert isinstance(Replay, type)
+
+
+def test_a_sweep_from_older_trials_is_simulated_beside_one_from_nothing() -> None:
+    table = load("python-stdlib")
+    told = [of_seed(table, "tpe", seed) for seed in (10_000, 10_001)]
+    assert told[0] == of_seed(table, "tpe", 10_000)
+    for cold, *_ in told:
+        assert cold[0] == cold[1], "it is judged at its own end"
+    assert all(seconds > 0 for row in told for _, _, seconds in row)
+    nothing, long = (np.mean([row[place][1] for row in told]) for place in (0, -1))
+    assert long < nothing

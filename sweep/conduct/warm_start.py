@@ -21,6 +21,9 @@ from sweep.record.results import SweepRecord, TrialRecord
 from trainable.common.errors import ConfigError
 from trainable.config.trial import TrialConfig
 
+Older = tuple[str, SweepConfig, SweepRecord]
+"""An older sweep: its name, settings and record."""
+
 MOST_LOST = 100
 """Diverged and out-of-memory trials that are taken over, of more an even choice."""
 MAY_DIFFER = {
@@ -32,9 +35,7 @@ for which each older sweep has an offset. The dataset is compared by its digest.
 
 
 def warm_started(config: SweepConfig, dataset_digest: str) -> tuple[SweepConfig, list[TrialRecord]]:
-    """Return a new sweep's settings, and the older trials that it takes over.
-
-    A start point that one of them has tried is no longer one: what came of it is known.
+    """Return a new sweep's settings, and the older trials that it takes over (see taken_over).
 
     Raises:
         ConfigError: an older sweep trained on other tokens, or with other settings.
@@ -43,19 +44,36 @@ def warm_started(config: SweepConfig, dataset_digest: str) -> tuple[SweepConfig,
     if not config.search.warm_start:
         return config, []
     folders = list(dict.fromkeys(find_sweep(name) for name in config.search.warm_start))
-    sound: list[TrialRecord] = []
-    lost: list[TrialRecord] = []
+    older: list[Older] = []
     for folder in folders:
         stored = read_sweep(folder)
-        name = folder.name
         if stored.identity.dataset_digest != dataset_digest:
             raise ConfigError(
-                f"search.warm_start {name}: its dataset {stored.config.trial.data.dataset} is "
-                f"{stored.identity.dataset_digest}, that of this sweep {dataset_digest}: losses on "
-                "other tokens say nothing; leave it out"
+                f"search.warm_start {folder.name}: its dataset {stored.config.trial.data.dataset} "
+                f"is {stored.identity.dataset_digest}, that of this sweep {dataset_digest}: losses "
+                "on other tokens say nothing; leave it out"
             )
-        _require_same(name, stored.config, config)
-        taken = _taken(name, stored.config, config, SweepRecord.read(folder))
+        older.append((folder.name, stored.config, SweepRecord.read(folder)))
+    search = config.search.model_copy(update={"warm_start": [folder.name for folder in folders]})
+    return taken_over(config.model_copy(update={"search": search}), older)
+
+
+def taken_over(
+    config: SweepConfig, older: Sequence[Older]
+) -> tuple[SweepConfig, list[TrialRecord]]:
+    """Return a sweep's settings, and what it takes over of older ones on the same tokens.
+
+    A start point that one of their trials has tried is no longer one: what came of it is known.
+
+    Raises:
+        ConfigError: an older sweep has other settings.
+        SweepError: none of its trials is of use.
+    """
+    sound: list[TrialRecord] = []
+    lost: list[TrialRecord] = []
+    for name, its_config, record in older:
+        _require_same(name, its_config, config)
+        taken = _taken(name, its_config, config, record)
         if not taken:
             raise SweepError(
                 f"search.warm_start {name}: no trial of it has ended that this search could learn "
@@ -63,10 +81,9 @@ def warm_started(config: SweepConfig, dataset_digest: str) -> tuple[SweepConfig,
             )
         sound += [trial for trial in taken if trial.is_comparable]
         lost += [trial for trial in taken if not trial.is_comparable]
-    older = _most_telling(sound) + [lost[n] for n in _even(len(lost), MOST_LOST)]
-    search = config.search.model_copy(update={"warm_start": [f.name for f in folders]})
-    points = [p for p in config.start_points if not any(_tried(p, t) for t in older)]
-    return config.model_copy(update={"search": search, "start_points": points}), older
+    trials = _most_telling(sound) + [lost[n] for n in _even(len(lost), MOST_LOST)]
+    points = [p for p in config.start_points if not any(_tried(p, t) for t in trials)]
+    return config.model_copy(update={"start_points": points}), trials
 
 
 def older_events(older: Sequence[TrialRecord]) -> list[Event]:
