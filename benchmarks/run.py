@@ -34,6 +34,7 @@ MODULES = (
     "packed",
     "sweep",
     "search.part",
+    "parametrization",
 )
 PARTS = {module.partition(".")[0]: module for module in MODULES}
 COLUMNS = ("part", "case", "figure", "quartiles", "unit", "bar", "of peak", "note")

@@ -3,11 +3,13 @@
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from benchmarks.parametrization import lowest
 from trainable.checkpoint.contract import load_checkpoint, save_checkpoint
 from trainable.config.trial import ModelConfig, OptimConfig, TrialConfig
 from trainable.model.transformer import Transformer, next_token_loss
@@ -138,3 +140,10 @@ def test_it_can_be_searched_beside_the_width() -> None:
     trial = TrialConfig().with_values({"model.parametrization": "mup", "model.d_model": 64})
     assert trial.model.parametrization == "mup"
     assert math.isclose(Transformer(trial.model, VOCAB).rate_scale("head.weight"), 2)
+
+
+def test_the_benchmark_finds_the_lowest_of_a_valley() -> None:
+    places = np.log([1e-3, 2e-3, 4e-3, 8e-3])
+    best = math.log(3e-3)
+    assert lowest(places, 2 + 0.1 * (places - best) ** 2) == pytest.approx(best)
+    assert lowest(places, -places) == places[-1], "the end, where it is still falling"
