@@ -122,7 +122,7 @@ def test_what_arrives_changed_is_refused_and_not_kept(tiny_config, dataset, name
 
 
 @pytest.mark.fault
-def test_another_dataset_under_the_name_is_refused_and_replaced(tiny_config, dataset, tmp_path):
+def test_another_dataset_under_the_name_is_refused(tiny_config, dataset):
     trial = tiny_config()
     other = copies_folder() / ("0" * 16)
     receive(trial, dataset, Sender(dataset))
