@@ -2,12 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 if __package__ in (None, ""):  # run as a file: the path starts at this folder, not the project
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from sweep.conduct.detach import Begun, run_detached
+from sweep.conduct.detach import Begun, run_detached, show_begun
 from sweep.config.fixed import without_fixed
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import find_sweep, read_sweep
@@ -19,7 +19,7 @@ from trainable.config.flags import parse_flags, pop_option, pop_output
 from trainable.config.yaml_file import read_yaml
 
 SHIPPED = "sweep.yaml"
-SWITCHES = ("--dry-run", "--verify-data", "--detach")
+SWITCHES = ("--dry-run", "--verify-data")
 ABOUT = """Search learning rates and model sizes; record in MLflow; keep the best checkpoint.
 
 --config FILE: your YAML file, or a shipped one (smoke.yaml: four tiny trials). Only there: space,
@@ -27,7 +27,8 @@ start_points, and resources by size, e.g. {model.d_model >= 512: {gpus: 1}}.
 --resume NAME: go on with a sweep, after any interruption, or with a larger --num-samples. It trusts
 the JSON in results/NAME, which must be yours alone to write, checks checkpoints, loads no pickle.
 --warm-start NAME,NAME: begin with what the trials of older sweeps on the same tokens tell.
---detach: go on without this terminal, and return once the first trials have begun.
+--detach: go on without this terminal, and return once the first trials have begun; --detach head:
+without this machine, on the head of the cluster.
 --dry-run: print the plan only.
 --json: print one JSON document to standard output, and what happens meanwhile to standard error.
 --quiet: print only the result and errors.
@@ -38,7 +39,8 @@ the one that runs here; local, or neither this nor RAY_ADDRESS: on a Ray of its 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    dry_run, verify_data, detach = (word in argv for word in SWITCHES)
+    dry_run, verify_data = (word in argv for word in SWITCHES)
+    detach, argv = _pop_detach(argv)
     if dry_run and detach:
         raise ConfigError("--detach: a dry run ends at once; leave one of them out")
     output, flags = pop_output([word for word in argv if word not in SWITCHES])
@@ -63,7 +65,7 @@ def main(argv: list[str]) -> int:
                 "--warm-start: a resumed sweep knows what it began with; leave it out"
             )
         folder = find_sweep(name)
-        stored = read_sweep(folder)
+        name, stored = folder.name, read_sweep(folder)
         config = parse_flags(SweepConfig, stored.config, flags, "run.py", ABOUT)
 
         def run(begun: Begun | None = None) -> int:
@@ -71,21 +73,41 @@ def main(argv: list[str]) -> int:
             from sweep.conduct.resume import resume_sweep
 
             return resume_sweep(folder, stored, config, begun=begun, **options)
+    else:
+        source = config_file(path or SHIPPED)
+        given = without_fixed(read_yaml(source), _fixed(flags))
+        default = validate(SweepConfig, given, str(source))
+        if older is not None:
+            begin_with = {"warm_start": older.replace(",", " ").split()}
+            search = default.search.model_copy(update=begin_with)
+            default = default.model_copy(update={"search": search})
+        config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
 
-        return run_detached(run, config.num_samples) if detach else run()
-    source = config_file(path or SHIPPED)
-    default = validate(SweepConfig, without_fixed(read_yaml(source), _fixed(flags)), str(source))
-    if older is not None:
-        search = default.search.model_copy(update={"warm_start": older.replace(",", " ").split()})
-        default = default.model_copy(update={"search": search})
-    config = parse_flags(SweepConfig, default, flags, "run.py", ABOUT)
+        def run(begun: Begun | None = None) -> int:
+            from sweep.conduct.start import start_sweep
 
-    def start(begun: Begun | None = None) -> int:
-        from sweep.conduct.start import start_sweep
+            return start_sweep(config, begun=begun, **options)
 
-        return start_sweep(config, begun=begun, **options)
+    if detach == "head":
+        from sweep.conduct.head import run_on_head
 
-    return run_detached(start, config.num_samples) if detach else start()
+        return run_on_head(config, name, verify_data=verify_data, ray_address=ray_address)
+    if detach:
+        samples = config.num_samples
+        return run_detached(run, lambda log, pid: show_begun(log, f"process {pid}", samples))
+    return run()
+
+
+def _pop_detach(argv: list[str]) -> tuple[Literal["here", "head"] | None, list[str]]:
+    """Return where `--detach` lets the driver go on, or None, and the other arguments."""
+    if "--detach=head" in argv:
+        return "head", [word for word in argv if word != "--detach=head"]
+    if "--detach" not in argv:
+        return None, argv
+    before, behind = argv[: argv.index("--detach")], argv[argv.index("--detach") + 1 :]
+    if behind[:1] == ["head"]:
+        return "head", before + behind[1:]
+    return "here", before + behind
 
 
 def _fixed(flags: list[str]) -> set[str]:

@@ -72,7 +72,7 @@ def probe_node(
         dataset = open_here(trial, copy, verify=verify).digest
     except DataError as error:
         dataset = f"not readable ({first_line(error)})"
-    return own_facts(dataset, _trouble_with(storage, mark))
+    return own_facts(dataset, trouble_with(storage, mark))
 
 
 def _processor() -> tuple[str, bool]:
@@ -102,8 +102,8 @@ def marked(storage: str) -> Iterator[str]:
         (folder / mark).unlink(missing_ok=True)
 
 
-def _trouble_with(storage: str, mark: str) -> str | None:
-    """Return why it is not the driver's, or cannot be written; None if nothing is wrong."""
+def trouble_with(storage: str, mark: str, whose: str = "the driver's") -> str | None:
+    """Return why a folder is not the marked one, or cannot be written; None if nothing is wrong."""
     if is_remote(storage):
         try:
             open_store(storage).require_usable()
@@ -113,13 +113,13 @@ def _trouble_with(storage: str, mark: str) -> str | None:
     answer = Path(storage) / f"{mark}-{secrets.token_hex(8)}"
     try:
         if (Path(storage) / mark).read_text() != mark:
-            return f"{storage} is not the driver's folder"
+            return f"{storage} is not {whose} folder"
         try:
             answer.write_text(mark)
         finally:
             answer.unlink(missing_ok=True)
     except FileNotFoundError:
-        return f"{storage} is not the driver's folder"
+        return f"{storage} is not {whose} folder"
     except OSError as error:
         return f"{storage} cannot be used ({error.strerror})"
     return None

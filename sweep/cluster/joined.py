@@ -19,7 +19,8 @@ from sweep.cluster.autoscaling import room_requested
 from sweep.cluster.following import Following
 from sweep.cluster.forgiving import Witness
 from sweep.cluster.head_watch import cluster_is_lost
-from sweep.cluster.quiet import ENVIRONMENT, keep_quiet, quiet
+from sweep.cluster.joining import in_cluster
+from sweep.cluster.quiet import ENVIRONMENT
 from sweep.cluster.spreading import spreading_controller
 from sweep.cluster.staging import Staging
 from sweep.cluster.tasks import on_node, origin
@@ -49,28 +50,10 @@ def joined_cluster(config: SweepConfig, address: str) -> Iterator["Cluster"]:
         SweepError: it cannot be joined.
     """
     head = require_cluster(address)
-    keep_quiet()
     # Trials may wait for workers; how many are suggested at all is bounded by the nodes' room.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(10**9)
-    with quiet():
-        try:
-            with ray_patches.own_signals():
-                ray.init(
-                    address=head.address,
-                    runtime_env=_runtime_env(),
-                    log_to_driver=False,
-                    logging_level="CRITICAL",
-                    _node_ip_address=head.here,
-                )
-        except Exception as error:  # Ray's kinds are private; whatever it was, nothing has begun
-            raise SweepError(
-                f"--ray-address {address}: Ray cannot join it: {first_line(error)}"
-            ) from error
-        try:
-            with contextlib.ExitStack() as to_the_end:
-                yield Cluster(config, head, to_the_end)
-        finally:
-            ray.shutdown()
+    with in_cluster(head, address, _runtime_env()), contextlib.ExitStack() as to_the_end:
+        yield Cluster(config, head, to_the_end)
 
 
 def _runtime_env() -> dict[str, Any]:

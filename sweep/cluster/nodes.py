@@ -31,6 +31,14 @@ def living_nodes() -> dict[str, Node]:
     return found
 
 
+def head_node() -> str:
+    """Return the id of the cluster's head. Ray must have been joined."""
+    import ray
+
+    living = [told for told in ray.nodes() if told["Alive"]]
+    return next(str(n["NodeID"]) for n in living if "node:__internal_head__" in n["Resources"])
+
+
 def free_by_node() -> dict[str, Machine]:
     """Return what nobody uses just now, by a node's id."""
     from ray._private.state import available_resources_per_node

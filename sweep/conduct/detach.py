@@ -15,10 +15,13 @@ from sweep.show.commands import next_commands, shown_path
 Begun = Callable[[Path, int], None]
 """Called with a sweep's folder and the number of its session, once that session has begun."""
 
+Shown = Callable[[Path, int], None]
+"""Called with the log and the process of a driver, by who started it, once it has begun."""
+
 RELAY_EVERY_SECONDS = 0.1
 
 
-def run_detached(run: Callable[[Begun], int], num_samples: int) -> int:
+def run_detached(run: Callable[[Begun], int], show: Shown) -> int:
     """Have a process of its own do `run`; return once its session has begun, or it has ended.
 
     What it prints until then is printed here, too. All that it prints, from the first line to the
@@ -44,10 +47,10 @@ def run_detached(run: Callable[[Begun], int], num_samples: int) -> int:
             start = _Start(pid, out)
             told = start.awaited(channel)
             if told:
-                _show_begun(Path(os.fsdecode(told)), pid, num_samples)
+                show(Path(os.fsdecode(told)), pid)
                 return 0
             status = start.ended()
-            sys.stderr.write(_content(errors, 0).decode(errors="replace"))
+            sys.stderr.write(content(errors, 0).decode(errors="replace"))
             return status
 
 
@@ -71,7 +74,7 @@ def _begin(folder: Path, session: int, out: IO[bytes], errors: IO[bytes], tells:
         stream.flush()
     try:
         with path.open("wb") as log:
-            log.write(_content(out, 0) + _content(errors, 0))
+            log.write(content(out, 0) + content(errors, 0))
             log.flush()
             for number in (1, 2):
                 os.dup2(log.fileno(), number)
@@ -117,21 +120,22 @@ class _Start:
             return status if status >= 0 else 128 - status
 
     def _show(self) -> None:
-        new = _content(self._out, self._shown)
+        new = content(self._out, self._shown)
         self._shown += len(new)
         sys.stdout.write(new.decode(errors="replace"))
         sys.stdout.flush()
 
 
-def _show_begun(log: Path, pid: int, num_samples: int) -> None:
+def show_begun(log: Path, process: str, num_samples: int) -> None:
+    """Say that a sweep runs on its own, and what to type next."""
     name = log.parent.name
     commands = next_commands(name, num_samples)
-    print(f"\n{name} runs on its own, as process {pid}; it prints to {shown_path(log)}")
+    print(f"\n{name} runs on its own, as {process}; it prints to {shown_path(log)}")
     for key in ("follow", "stop"):
         print(f"  {commands[key]}")
 
 
-def _content(file: IO[bytes], start: int) -> bytes:
+def content(file: IO[bytes], start: int) -> bytes:
     """Return what is in a file behind a place; where it is written next stays as it is."""
     size = os.fstat(file.fileno()).st_size
     return os.pread(file.fileno(), size - start, start)

@@ -6,8 +6,7 @@ import signal
 import threading
 from typing import Any
 
-from sweep.conduct.detach import Begun
-from sweep.config.sweep import SweepConfig
+from sweep.conduct.ordered import run_ordered
 from trainable.common.errors import UserError
 
 
@@ -26,7 +25,7 @@ def main(channel: int) -> int:
         os.write(channel, json.dumps(message).encode() + b"\n")
 
     try:
-        status = _run(order, lambda folder, _: tell(name=folder.name))
+        status = run_ordered(order, lambda folder, _: tell(name=folder.name))
     except UserError as error:
         tell(error=[kind.__name__ for kind in type(error).__mro__], text=str(error))
         return 2
@@ -35,19 +34,6 @@ def main(channel: int) -> int:
         return 130
     tell(status=status)
     return status
-
-
-def _run(order: dict[str, Any], begun: Begun) -> int:
-    config, options = SweepConfig.model_validate(order["config"]), order["options"]
-    if order["resume"] is None:
-        from sweep.conduct.start import start_sweep
-
-        return start_sweep(config, **options, begun=begun)
-    from sweep.conduct.resume import resume_sweep
-    from sweep.record.folder import find_sweep, read_sweep
-
-    folder = find_sweep(order["resume"])
-    return resume_sweep(folder, read_sweep(folder), config, **options, begun=begun)
 
 
 def _first_line() -> bytes:

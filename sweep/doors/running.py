@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweep.common.errors import SweepError
+from sweep.conduct.ordered import Order, order_of
 from sweep.config.fixed import without_fixed
 from sweep.config.sweep import SweepConfig
 from sweep.doors.loaded import Sweep, load_sweep
@@ -68,11 +69,7 @@ def run_sweep(
         folder = find_sweep(str(resume))
         name, config = folder.name, read_sweep(folder).config
     resolved = _resolved(config, settings)
-    order = {
-        "config": resolved.model_dump(by_alias=True, mode="json"),
-        "resume": name,
-        "options": {"verify_data": verify_data, "ray_address": ray_address},
-    }
+    order = order_of(resolved, name, verify_data=verify_data, ray_address=ray_address)
     return load_sweep(_Child(order, name, quiet).run())
 
 
@@ -125,7 +122,7 @@ class _Child:
         quiet: print nothing of what it prints.
     """
 
-    def __init__(self, order: dict[str, Any], name: str | None, quiet: bool) -> None:
+    def __init__(self, order: Order, name: str | None, quiet: bool) -> None:
         self._order = order
         self._name = name
         self._quiet = quiet

@@ -12,6 +12,10 @@ from trainable.config.section import Section
 _VERSIONS_OF = ("torch", "numpy", "ray", "optuna", "mlflow")
 
 
+COMMIT_FILE = ".git-commit"
+"""Beside the packages where they were sent to another machine: their checkout's commit."""
+
+
 class Identity(Section):
     """What a sweep is made of: recorded when it starts, compared when it is resumed."""
 
@@ -36,7 +40,7 @@ def new_identity(created: float, dataset_digest: str) -> Identity:
         created=created,
         dataset_digest=dataset_digest,
         code_digest=code_digest(),
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         versions=library_versions(),
     )
 
@@ -56,7 +60,11 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """Return the commit of the checkout, with "+" where files differ; None outside of one."""
+    sent = PACKAGE_PARENT / COMMIT_FILE
+    if sent.is_file():
+        return sent.read_text()
     if not (PACKAGE_PARENT / ".git").exists():
         return None
     try:
