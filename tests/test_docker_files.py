@@ -170,7 +170,8 @@ def test_the_ray_job_has_no_field_that_kuberay_does_not_know():
 
 def test_the_workers_of_the_ray_job_come_and_go():
     assert CLUSTER["enableInTreeAutoscaling"] is True
-    assert WORKERS["minReplicas"] == 0 < WORKERS["maxReplicas"]
+    # A sweep is refused where no node has room for a trial: that is seen before any is asked for.
+    assert 1 == WORKERS["minReplicas"] == WORKERS["replicas"] < WORKERS["maxReplicas"]
     for pod in (PODS["head"], PODS["worker"]):
         (claim,) = (v for v in pod["spec"]["volumes"] if "persistentVolumeClaim" in v)
         assert claim["persistentVolumeClaim"]["claimName"] == CLAIM["metadata"]["name"]
