@@ -194,7 +194,7 @@ def test_a_failed_trial_says_nothing() -> None:
 def test_what_a_decision_costs_is_bounded() -> None:
     """By rows, whose cube a fit costs, and by the number of fits."""
     config = config_of(2_000)
-    model = Model(axes_of(config.space), 80, 4)
+    model = Model(axes_of(config.space), lambda _: 80, 4)
     rng, record = np.random.default_rng(0), record_of([])
     for n in range(1_000):
         params = {"optim.lr": float(10 ** rng.uniform(-4, -2)), "model.d_model": 32}

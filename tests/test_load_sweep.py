@@ -61,8 +61,8 @@ def test_trials_are_one_row_each(mixed: Path) -> None:
     assert list(trials.index) == ["t000", "t001", "t002", "t003"]
     assert list(trials.columns) == [
         *("rank", "outcome", "rung", "reason", "optim.lr", "model.d_model", "size", "parameters"),
-        *("val_loss", "val_bpb", "best_step", "last_val_loss", "step", "tokens", "flops"),
-        *("seconds", "restarts", "started", "ended"),
+        *("val_loss", "val_bpb", "best_step", "last_val_loss", "step", "full_steps"),
+        *("tokens", "flops", "seconds", "restarts", "started", "ended"),
     ]
     assert list(trials["outcome"]) == ["finished", "stopped", "diverged", "running"]
     assert list(trials["rank"]) == [2, 3, 4, 1]

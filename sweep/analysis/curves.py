@@ -1,7 +1,7 @@
 """Evaluations of trials as rows of the process, those of older sweeps beside a sweep's own."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,13 +21,15 @@ def evaluations_of(trial: TrialRecord, places: Sequence[int]) -> list[Told]:
     return [(trial, e) for n, e in enumerate(trained, 1) if n in places or n == len(trained)]
 
 
-def rows_from(told: Sequence[Told], inputs: Array, steps: int) -> Rows:
+def rows_from(
+    told: Sequence[Told], inputs: Array, full_steps: Callable[[TrialRecord], int]
+) -> Rows:
     """Return evaluations as rows.
 
     Args:
         told: at least one.
         inputs: (n, d), of their trials.
-        steps: of a full trial.
+        full_steps: steps of a trial in full.
     """
     sweeps: dict[str | None, int] = {None: 0}
     older: dict[tuple[str, int], int] = {}
@@ -40,7 +42,7 @@ def rows_from(told: Sequence[Told], inputs: Array, steps: int) -> Rows:
             trials.append(older.setdefault((trial.sweep, trial.number), -1 - len(older)))
     return Rows(
         inputs=inputs,
-        backwards=np.array([math.log(steps / e["step"]) for _, e in told]),
+        backwards=np.array([math.log(full_steps(t) / e["step"]) for t, e in told]),
         trial=np.array(trials),
         loss=np.array([e["val_loss"] for _, e in told]),
         sweep=np.array([sweeps[trial.sweep] for trial, _ in told]),

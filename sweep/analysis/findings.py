@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
+from sweep.analysis import findings_of_budget as budget
 from sweep.analysis import findings_of_losses as losses
 from sweep.analysis import findings_of_trials as trials
 from sweep.analysis.finding import Finding
@@ -15,6 +16,7 @@ RULES: tuple[Callable[[Study], Iterator[Finding]], ...] = (
     trials.none_finished,
     trials.failed,
     trials.out_of_memory,
+    budget.compute_optimal,
     losses.least_known,
     losses.lead,
     losses.better_elsewhere,

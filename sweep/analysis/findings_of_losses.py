@@ -139,16 +139,21 @@ def edge_of_the_range(study: Study) -> Iterator[Finding]:
 
 def largest_or_smallest(study: Study) -> Iterator[Finding]:
     """Say that the best size lies at an end of those that were tried."""
+    config = study.config
     rows = [(loss, row) for loss, row in study.by_loss if row.flops]
     if len(rows) < 2:
         return
     loss, best = rows[0]
-    smallest, *_, largest = sorted(rows, key=lambda pair: pair[1].flops or 0.0)
+
+    def step_flops(pair: tuple[float, SizeRow]) -> float:
+        return (pair[1].flops or 0.0) / config.full_steps(place_of(config, pair[1]))
+
+    smallest, *_, largest = sorted(rows, key=step_flops)
     other = smallest if rows[0] is largest else largest
     if rows[0] not in (smallest, largest) or loss + best.deviation >= other[0]:
         return
     end, extreme, more, advice = (
-        ("largest", "most", "larger", ", or compare at equal FLOPs")
+        ("largest", "most", "larger", "" if config.by_flops else ", or compare at equal FLOPs")
         if rows[0] is largest
         else ("smallest", "least", "smaller", "")
     )
@@ -163,7 +168,7 @@ def largest_or_smallest(study: Study) -> Iterator[Finding]:
             "flops": best.flops,
             "sizes": len(rows),
         },
-        f"the size with the {extreme} FLOPs has the lowest "
+        f"the size with the {extreme} FLOPs a step has the lowest "
         "expected final loss, by more than its standard deviation below that of the other end",
     )
 

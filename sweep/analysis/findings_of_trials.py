@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from sweep.analysis.finding import Finding, listed
 from sweep.analysis.sizes import size_fields, trials_by_size
 from sweep.analysis.study import Study
-from sweep.analysis.words import duration, show_value, size_text
+from sweep.analysis.words import duration, rung_text, show_value, size_text
 from sweep.config.space import RATE
 from sweep.record.results import Outcome, TrialRecord
 
@@ -100,8 +100,11 @@ def tried_once(study: Study) -> Iterator[Finding]:
     if not once:
         return
     names = listed([size_text(fields, size) for size, _ in once])
-    steps = sorted({trial.step for _, trial in once})
-    at = f"step {steps[0]:,}" if len(steps) == 1 else f"steps {steps[0]:,} to {steps[-1]:,}"
+    config = study.config
+    steps = sorted({config.plan_step(trial.params, trial.step) for _, trial in once})
+    first, last = (rung_text(config, step) for step in (steps[0], steps[-1]))
+    unit = "" if config.by_flops else "step " if first == last else "steps "
+    at = f"{unit}{first}" if first == last else f"{unit}{first} to {last}"
     yield Finding(
         "tried_once",
         f"{names} {'were' if len(once) > 1 else 'was'} tried once, and stopped at {at}: the answer "

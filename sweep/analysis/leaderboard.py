@@ -23,6 +23,8 @@ class LeaderboardRow:
     """The suggestion, in the order of the space; None for a field that it lacks."""
     step: int
     """Last reported step."""
+    full_steps: int | None
+    """Of the trial in full, where trials have steps of their own; None: all have as many."""
     outcome: str
     """In words."""
 
@@ -34,7 +36,7 @@ class LeaderboardRow:
             loss_text(self.val_loss),
             loss_text(self.val_bpb),
             *("" if value is None else show_value(value) for value in self.params),
-            f"{self.step:,}",
+            f"{self.step:,}" + (f" of {self.full_steps:,}" if self.full_steps else ""),
             self.outcome,
         ]
 
@@ -60,6 +62,7 @@ def leaderboard(
                 val_bpb=best.get("val_bpb"),
                 params=tuple(trial.params.get(name) for name in config.space),
                 step=trial.step,
+                full_steps=config.full_steps(trial.params) if config.by_flops else None,
                 outcome=outcome_text(trial),
             )
         )

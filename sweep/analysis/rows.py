@@ -12,7 +12,8 @@ def trial_columns(config: SweepConfig) -> list[str]:
     """Return the names in a row of trial_rows, in order."""
     return [
         *("trial", "rank", "outcome", "rung", "reason", *config.space, "size", "parameters"),
-        *("val_loss", "val_bpb", "best_step", "last_val_loss", "step", "tokens", "flops"),
+        *("val_loss", "val_bpb", "best_step", "last_val_loss", "step"),
+        *("full_steps", "tokens", "flops"),
         *("seconds", "restarts", "started", "ended"),
     ]
 
@@ -30,7 +31,7 @@ def trial_rows(study: Study) -> list[dict[str, Any]]:
     - val_loss, val_bpb, best_step: the evaluation with the lowest validation loss, in nats per
       token and bits per byte; None where it does not count, as of a diverged trial
     - last_val_loss: the last one that was told, whether it counts or not
-    - step, tokens, flops, seconds: training so far
+    - step, tokens, flops, seconds: training so far; full_steps: those of the trial in full
     - restarts: times its worker died and it went on
     - started, ended: Unix times, seconds
     """
@@ -50,7 +51,7 @@ def _row(study: Study, trial: TrialRecord, rank: int, size: Size) -> dict[str, A
         **{"size": size.label, "parameters": size.parameters},
         **{"val_loss": best.get("val_loss"), "val_bpb": best.get("val_bpb")},
         **{"best_step": best.get("step"), "last_val_loss": last.get("val_loss")},
-        "step": trial.step,
+        **{"step": trial.step, "full_steps": study.config.full_steps(trial.params)},
         **{name: last.get(name) for name in ("tokens", "flops", "seconds")},
         **{"restarts": trial.restarts, "started": trial.started, "ended": trial.ended},
     }

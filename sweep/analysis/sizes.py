@@ -89,7 +89,7 @@ def best_by_size(
                 rates=found.rates,
                 loss=found.loss,
                 deviation=found.deviation,
-                flops=_full_flops(trials, config.trial.train.steps),
+                flops=_full_flops(trials, config.full_steps(trials[0].params)),
                 tried=(min(rates), max(rates)) if rates else None,
                 trials=len(trials),
                 finished=sum(trial.outcome == "finished" for trial in trials),

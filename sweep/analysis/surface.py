@@ -1,7 +1,7 @@
 """The final loss over the searched fields, fitted to all learning curves of a sweep."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,10 +69,13 @@ class Surface:
     ) -> None:
         self._axes = axes_of(config.space)
         self._input_axes = input_axes(config, older)
-        self._steps = config.trial.train.steps
         known = [*trials, *(trial for trial in older if trial.is_comparable)]
-        self._ended = any(trial.step == self._steps for trial in known)
-        self._process = fit(rows_of(self._input_axes, self._steps, known, MAX_ROWS))
+
+        def full_steps(trial: TrialRecord) -> int:
+            return config.full_steps(trial.params)
+
+        self._ended = any(trial.step == full_steps(trial) for trial in known)
+        self._process = fit(rows_of(self._input_axes, full_steps, known, MAX_ROWS))
         self.training_noise = self._process.training_noise
         """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
@@ -153,20 +156,25 @@ class Surface:
         return inputs_of(self._input_axes, points)
 
 
-def rows_of(axes: Sequence[Axis], steps: int, trials: Sequence[TrialRecord], most: int) -> Rows:
+def rows_of(
+    axes: Sequence[Axis],
+    full_steps: Callable[[TrialRecord], int],
+    trials: Sequence[TrialRecord],
+    most: int,
+) -> Rows:
     """Return the evaluations that count, at most so many: those of the trials that came furthest.
 
     Those of older sweeps have the room that the others leave.
 
     Args:
         axes: the inputs.
-        steps: of a full trial.
+        full_steps: steps of a trial in full.
         trials: whose losses count.
         most: rows at most.
     """
     ordered = sorted(trials, key=lambda t: (t.sweep is not None, -t.step, t.sweep or "", t.number))
     told = [one for trial in ordered for one in evaluations_of(trial, FEW)][:most]
-    return rows_from(told, inputs_of(axes, [trial.params for trial, _ in told]), steps)
+    return rows_from(told, inputs_of(axes, [trial.params for trial, _ in told]), full_steps)
 
 
 def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:

@@ -22,6 +22,12 @@ def show_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def rung_text(config: SweepConfig, rung: int) -> str:
+    """Return where a rung lies: at a step, or at a share of each trial's steps."""
+    share = 100 * rung / config.trial.train.steps
+    return f"{share:.3g}%" if config.by_flops else f"{rung:,}"
+
+
 def rate_text(rate: float) -> str:
     """Return a learning rate as people say it: "3.1e-3"."""
     mantissa, exponent = f"{rate:.1e}".split("e")

@@ -18,6 +18,7 @@ from sweep.conduct.session import open_data, run_session
 from sweep.conduct.warm_start import older_events, warm_started
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan
+from sweep.plan.sizes import with_budget
 from sweep.record.folder import (
     NameTakenError,
     SweepFile,
@@ -74,12 +75,14 @@ def start_sweep(
         place.tell = functools.partial(say, console)
         if dry_run:
             with _data_to_plan_with(config, console, verify_data) as dataset:
+                config = with_budget(config, dataset.vocab_size)
                 config, older = warm_started(config, dataset.digest)
                 place.admit(dataset, storage, verify=verify_data)
                 plan = plan_on(place, config, dataset)
                 tell_plan(place.settled(config, dataset), dataset, plan, older, place, output)
             return 0
         dataset = open_data(config, console, verify=verify_data)
+        config = with_budget(config, dataset.vocab_size)
         config, older = warm_started(config, dataset.digest)
         place.admit(dataset, storage, verify=verify_data)
         plan = plan_on(place, config, dataset)

@@ -101,6 +101,12 @@ def older_events(older: Sequence[TrialRecord]) -> list[Event]:
 
 def _require_same(name: str, older: SweepConfig, config: SweepConfig) -> None:
     """Refuse trials with other settings, outside of what either sweep searches."""
+    plans = [_plan(older), _plan(config)]
+    if plans[0] != plans[1]:
+        raise ConfigError(
+            f"search.warm_start {name}: its trials are compared at {plans[0]}, here at {plans[1]}; "
+            "losses of unlike plans say nothing of each other: compare as there, or leave it out"
+        )
     free = {*MAY_DIFFER, *older.space, *config.space}
     differences = [
         f"{field} {value_of(older.trial, field)} there, {value_of(config.trial, field)} here"
@@ -112,6 +118,11 @@ def _require_same(name: str, older: SweepConfig, config: SweepConfig) -> None:
             f"search.warm_start {name}: its trials have other settings ({'; '.join(differences)}): "
             "set or search them as there, or leave it out"
         )
+
+
+def _plan(config: SweepConfig) -> str:
+    flops = config.search.flops
+    return f"equal FLOPs, search.flops {flops}" if config.by_flops else "equal steps"
 
 
 def _fields(trial: TrialConfig) -> list[str]:

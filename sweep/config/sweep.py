@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from sweep.config.equal_flops import changed, with_own_steps
 from sweep.config.resources import Resources, Share, check_resources, require_whole, share_of
 from sweep.config.space import Domain, check_space, refused
 from trainable.common.errors import ConfigError
@@ -39,6 +40,14 @@ class SearchConfig(Section):
     """What a sweep is to find: the best configuration, the best rate of every size, or both. With
     table sizes come in turn (gp: the one that is known least), each trial is stopped by those of
     its own size, and none trains the one answer. The search for best and both is the same."""
+    compare: Literal["steps", "flops"] = "steps"
+    """At what trials are compared: all have the steps of trial.train, or each those that equal
+    FLOPs pay for, a larger model fewer: the best size is then the compute-optimal one."""
+    flops: float | None = Field(default=None, gt=0)
+    """Only for compare flops: FLOPs of a full trial; unset: the mean over the space's sizes of
+    trial.train.steps steps, so that the sweep costs about what it would by steps."""
+    vocab_size: int | None = Field(default=None, ge=2, le=2**32)
+    """Only for compare flops: token ids of the dataset; filled in when the sweep begins."""
     startup_trials: int = Field(default=10, ge=1, le=10**6)
     """Only for tpe: random trials before it begins to model the losses."""
     warm_start: list[str] = []
@@ -133,8 +142,31 @@ class SweepConfig(Section):
         return "model" if self.search.algorithm == "gp" else "rungs"
 
     @property
+    def by_flops(self) -> bool:
+        """Whether trials are compared at equal FLOPs."""
+        return self.search.compare == "flops"
+
+    def full_steps(self, params: dict[str, Any]) -> int:
+        """Return the steps of a full trial with the suggested `params`."""
+        if not self.by_flops:
+            return self.trial.train.steps
+        return self._with_own_steps(changed(self.trial, params)).train.steps
+
+    def plan_step(self, params: dict[str, Any], step: float) -> int:
+        """Return where a trial is at a step of its own, in steps of the plan, trial.train.steps.
+
+        There all that are compared have spent the same share of their steps.
+        """
+        if not self.by_flops:
+            return int(step)
+        return int(step) * self.trial.train.steps // self.full_steps(params)
+
+    @property
     def rungs(self) -> list[int]:
-        """Steps at which ASHA may stop a trial, ascending; empty without it (see `stops_by`)."""
+        """Steps of the plan (see `plan_step`) at which ASHA may stop a trial, ascending.
+
+        Empty without it (see `stops_by`).
+        """
         rungs = []
         rung = self.grace_period
         while self.stops_by == "rungs" and rung < self.trial.train.steps:
@@ -166,6 +198,7 @@ class SweepConfig(Section):
             )
         for name in ("cpus_per_trial", "gpus_per_trial"):
             require_whole(name, getattr(self, name))
+        self._require_comparison()
         train = self.trial.train
         swept = [n for n in self.space if n in FIXED or n.startswith("data.")]
         if swept:
@@ -191,6 +224,22 @@ class SweepConfig(Section):
         if self.search.goal == "table":
             self._require_table()
         return self
+
+    def _require_comparison(self) -> None:
+        """Refuse a budget that nothing is compared at, and evaluations at unlike shares of it."""
+        train = self.trial.train
+        if self.search.flops is not None and not self.by_flops:
+            raise ValueError(
+                f"search.flops {self.search.flops:g}: trials are compared at equal steps; add "
+                "--search.compare flops, or leave it out"
+            )
+        if self.by_flops and train.steps % train.eval_interval:
+            near = max(1, round(train.steps / train.eval_interval)) * train.eval_interval
+            raise ValueError(
+                f"search.compare flops: trial.train.steps {train.steps} is not a multiple of the "
+                f"evaluation interval {train.eval_interval}, so the last one would be at another "
+                f"share; take {near}"
+            )
 
     def _require_table(self) -> None:
         """Refuse the table of sizes as a goal where there can be none."""
@@ -227,4 +276,11 @@ class SweepConfig(Section):
         except ValidationError as error:
             raise ConfigError(f"trial: {refused(params, error)}") from error
         train = trial.train.model_copy(update={"threads": self.share_of(trial).threads})
-        return trial.model_copy(update={"train": train})
+        trial = trial.model_copy(update={"train": train})
+        return self._with_own_steps(trial) if self.by_flops else trial
+
+    def _with_own_steps(self, trial: TrialConfig) -> TrialConfig:
+        flops, vocab_size = self.search.flops, self.search.vocab_size
+        assert flops is not None
+        assert vocab_size is not None, "both are filled in when a sweep begins"
+        return with_own_steps(trial, flops, vocab_size)

@@ -33,7 +33,7 @@ def write_study(sweep: "Sweep", path: Path) -> None:
     - Finished trials are COMPLETE, with their best loss. Stopped ones are PRUNED, with their last:
       losses of unlike steps are not to be ranked. Those that diverged, failed or ran out of memory
       are FAIL, as all are for Optuna that have no loss. What is to be gone on with is RUNNING.
-    - Intermediate values are the validation losses by step.
+    - Intermediate values are the validation losses by step; at equal FLOPs by steps of the plan.
     - User attributes are what trial_rows tells but for the parameters: outcome, reason, rung, ...
 
     Raises:
@@ -102,7 +102,10 @@ def _frozen(sweep: "Sweep", trial: TrialRecord, row: dict[str, Any]) -> "FrozenT
 
     from sweep.search.optuna_search import distribution
 
-    losses = {int(told["step"]): told["val_loss"] for told in trial.evaluations}
+    losses = {
+        sweep.config.plan_step(trial.params, told["step"]): told["val_loss"]
+        for told in trial.evaluations
+    }
     state, value = TrialState.FAIL, None
     if trial.outcome == "finished":
         state, value = TrialState.COMPLETE, trial.best_val_loss

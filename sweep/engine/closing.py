@@ -66,7 +66,7 @@ def _decided(
     stopped = stopped_on_record(config, record, read_events(folder))
     for trial in record.unfinished:
         saved = any(checkpoint.step == trial.step for checkpoint in trial.checkpoints)
-        if trial.step >= config.trial.train.steps and saved:
+        if trial.step >= config.full_steps(trial.params) and saved:
             yield trial, "finished", None
         elif trial.name in stopped:
             yield trial, "stopped", trial.step

@@ -145,8 +145,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]  # Ray is untyped
             outcome, reason, step = self._lost[name]
             self._end(name, outcome, step=step, reason=reason)
             return
-        step = self._record.trials[name].step
-        if step >= self._config.trial.train.steps:
+        record = self._record.trials[name]
+        step = record.step
+        if step >= self._config.full_steps(record.params):
             self._end(name, "finished", step=step)
         else:
             self._end(name, "stopped", step=step, rung=step)

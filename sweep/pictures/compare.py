@@ -24,15 +24,16 @@ def best_curves(sweeps: Sequence[Facts]) -> Picture:
     """Return the learning curve of each sweep's best trial."""
     title = "The best trial of each sweep"
     traces = []
+    by_flops = any(facts.config.by_flops for facts in sweeps)
     for number, facts in enumerate(sweeps):
         best = facts.record.best
         if best is None:
             continue
-        trained = [e for e in best.evaluations if e["step"] > 0]
+        trained = [e for e in best.evaluations if e["step"] > 0 and (not by_flops or "flops" in e)]
         traces.append(
             marks(
                 facts.name,
-                (e["step"] for e in trained),
+                (e["flops"] if by_flops else e["step"] for e in trained),
                 (e["val_loss"] for e in trained),
                 [_hover(facts, best, e) for e in trained],
                 mode="lines+markers",
@@ -42,7 +43,7 @@ def best_curves(sweeps: Sequence[Facts]) -> Picture:
     if not traces:
         return Picture("best_curves", title, "No trial of these sweeps has a loss that counts.")
     layout = {
-        "xaxis": axis("optimizer step"),
+        "xaxis": axis("training FLOPs" if by_flops else "optimizer step"),
         "yaxis": axis("validation loss, nats per token"),
     }
     note = "From the first evaluation after step 0 on."

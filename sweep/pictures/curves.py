@@ -1,10 +1,10 @@
 """Learning curves, coloured by outcome, the best one on top."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sweep.analysis.facts import Facts
-from sweep.analysis.words import params_text
+from sweep.analysis.words import params_text, rung_text
 from sweep.pictures.picture import (
     OUTCOME_LOOKS,
     Picture,
@@ -32,23 +32,28 @@ def curves(facts: Facts) -> Picture:
         return Picture(KEY, TITLE, "No trial has been evaluated after its first step yet.")
     shown = ranked[:BEST] + thinned(ranked[BEST:], OTHERS)
     traces = [
-        _traced(outcome, [t for t in reversed(shown) if (t.outcome or "running") == outcome])
+        _traced(facts, outcome, [t for t in reversed(shown) if (t.outcome or "running") == outcome])
         for outcome in ("running", *OUTCOMES)
     ]
     best = facts.record.best
     if best is not None:
-        traces.append(_best(best))
-    steps = facts.config.trial.train.steps
-    first = min(e["step"] for t in shown for e in t.evaluations if e["step"] > 0)
+        traces.append(_best(facts, best))
+    config = facts.config
+    by_flops, planned = config.by_flops, config.trial.train.steps
+    steps = 100 if by_flops else planned
+    first = min(_at(facts, t, e) for t in shown for e in t.evaluations if e["step"] > 0)
     logarithmic = {
         "xaxis.type": "log",
         "xaxis.range": [math.log10(first) - 0.04, math.log10(steps * 1.03)],
     }
     linear = {"xaxis.type": "linear", "xaxis.range": [0, steps * 1.03]}
     layout = {
-        "xaxis": axis("optimizer step", range=linear["xaxis.range"]),
+        "xaxis": axis(_unit(facts), range=linear["xaxis.range"]),
         "yaxis": axis("validation loss, nats per token", range=_height(shown)),
-        "shapes": [vertical(rung, f"rung {rung:,}") for rung in facts.config.rungs],
+        "shapes": [
+            vertical(100 * rung / planned if by_flops else rung, f"rung {rung_text(config, rung)}")
+            for rung in config.rungs
+        ],
     }
     note = "The curves begin at step 0, above the top edge: zoom out to see it."
     if len(shown) < len(ranked) or any(len(t.evaluations) > POINTS for t in shown):
@@ -76,7 +81,18 @@ def _height(trials: Sequence[TrialRecord]) -> list[float]:
     return [low - 0.05 * room, high + 0.05 * room]
 
 
-def _traced(outcome: str, trials: Sequence[TrialRecord]) -> Trace:
+def _unit(facts: Facts) -> str:
+    return "share of the FLOPs of a full trial, %" if facts.config.by_flops else "optimizer step"
+
+
+def _at(facts: Facts, trial: TrialRecord, told_: Mapping[str, float]) -> float:
+    """Return where an evaluation is drawn: at its step, or at its share of all, percent."""
+    if not facts.config.by_flops:
+        return told_["step"]
+    return 100 * told_["step"] / facts.config.full_steps(trial.params)
+
+
+def _traced(facts: Facts, outcome: str, trials: Sequence[TrialRecord]) -> Trace:
     """Return all curves of an outcome as one trace, with gaps between them."""
     symbol, colour = OUTCOME_LOOKS[outcome]
     x: list[float | None] = []
@@ -84,7 +100,7 @@ def _traced(outcome: str, trials: Sequence[TrialRecord]) -> Trace:
     hover: list[str] = []
     for trial in trials:
         for told_ in thinned(trial.evaluations, POINTS):
-            x.append(told_["step"])
+            x.append(_at(facts, trial, told_))
             y.append(told_["val_loss"])
             hover.append(told_at(trial, told_))
         x.append(None)
@@ -102,10 +118,10 @@ def _traced(outcome: str, trials: Sequence[TrialRecord]) -> Trace:
     )
 
 
-def _best(trial: TrialRecord) -> Trace:
+def _best(facts: Facts, trial: TrialRecord) -> Trace:
     return marks(
         f"the best, {trial.name}",
-        (e["step"] for e in trial.evaluations),
+        (_at(facts, trial, e) for e in trial.evaluations),
         (e["val_loss"] for e in trial.evaluations),
         [told_at(trial, e) for e in trial.evaluations],
         mode="lines+markers",
@@ -119,10 +135,11 @@ def _sentence(facts: Facts, ranked: Sequence[TrialRecord]) -> str:
     if best is None:
         return "No trial has a loss that counts."
     ended = [t for t in ranked if t.outcome == "stopped"]
-    early = len([t for t in ended if t.rung == facts.config.grace_period])
+    config, first = facts.config, facts.config.grace_period
+    early = len([t for t in ended if config.plan_step(t.params, t.rung or 0) == first])
     stopped = (
-        f"; {len(ended):,} trials were stopped early, {early:,} of them at step "
-        f"{facts.config.grace_period:,}"
+        f"; {len(ended):,} trials were stopped early, {early:,} of them at "
+        f"{'' if config.by_flops else 'step '}{rung_text(config, first)}"
         if ended
         else ""
     )

@@ -249,7 +249,7 @@ function trialTable(table) {
 
   function commands(values) {
     const settings = values.slice(4, 4 + table.fields).map((value, n) => [table.flags[n], value])
-      .filter(([, value]) => value !== null).map(([flag, value]) => `${flag} ${value}`).join(" ");
+      .filter(([, value]) => value !== null).map(([flag, value]) => `${flag} ${value}`).join(" ") + (table.own[values[1]] ?? "");
     const checkpoint = values[width];
     const cell = made("td", undefined, { colspan: String(width + 1) });
     const told = [["train it again", `${table.replay} ${settings}`]];

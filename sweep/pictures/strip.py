@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sweep.analysis.facts import Facts
+from sweep.analysis.words import rung_text
 from sweep.pictures.picture import OUTCOME_LOOKS, Picture, Trace, axis, line, marks, told
 from sweep.record.results import TrialRecord
 
@@ -32,7 +33,7 @@ def rungs(facts: Facts) -> Picture:
     losses = sorted(loss for arrivals in came.values() for _, loss in arrivals)
     room = max(losses[math.ceil(0.95 * (len(losses) - 1))] - losses[0], 0.02)
     ceiling = losses[0] + 1.07 * room
-    stayed, left = (_marks(came, ceiling, left=left) for left in (False, True))
+    stayed, left = (_marks(facts, came, ceiling, left=left) for left in (False, True))
     borders: list[Trace] = []
     for place, arrivals in enumerate(came.values() if facts.config.has_answer else ()):
         border = float(np.quantile([loss for _, loss in arrivals], 1 / factor))
@@ -46,7 +47,7 @@ def rungs(facts: Facts) -> Picture:
                 showlegend=not place,
             )
         )
-    names = [_counted(step, arrivals) for step, arrivals in came.items()]
+    names = [_counted(facts, step, arrivals) for step, arrivals in came.items()]
     layout = {
         "xaxis": {
             **{"tickvals": list(range(len(came))), "ticktext": names},
@@ -65,7 +66,7 @@ def rungs(facts: Facts) -> Picture:
     )
     if losses[-1] > ceiling:
         note += " Losses beyond the top edge are drawn on it."
-    return Picture(KEY, TITLE, _sentence(came), [stayed, left, *borders], layout, note)
+    return Picture(KEY, TITLE, _sentence(facts, came), [stayed, left, *borders], layout, note)
 
 
 def _arrivals(facts: Facts, step: int) -> list[Arrival]:
@@ -78,24 +79,28 @@ def _arrivals(facts: Facts, step: int) -> list[Arrival]:
         for trial in facts.record.trials.values()
         if not trial.is_answer
         for told_ in trial.evaluations
-        if told_["step"] == step
+        if facts.config.plan_step(trial.params, told_["step"]) == step
     ]
 
 
-def _left(trial: TrialRecord, step: int) -> bool:
-    return trial.outcome == "stopped" and trial.rung == step
+def _left(facts: Facts, trial: TrialRecord, step: int) -> bool:
+    if trial.outcome != "stopped" or trial.rung is None:
+        return False
+    return facts.config.plan_step(trial.params, trial.rung) == step
 
 
-def _marks(came: dict[int, list[Arrival]], ceiling: float, *, left: bool) -> Trace:
+def _marks(facts: Facts, came: dict[int, list[Arrival]], ceiling: float, *, left: bool) -> Trace:
     x: list[float] = []
     y: list[float] = []
     hover: list[str] = []
     for place, (step, arrivals) in enumerate(came.items()):
         for number, (trial, loss) in enumerate(arrivals):
-            if _left(trial, step) == left:
+            if _left(facts, trial, step) == left:
                 x.append(place + WIDTH * (2 * _spread(number) - 1))
                 y.append(min(loss, ceiling))
-                hover.append(told(trial, f"loss {loss:.4f} at rung {step:,}"))
+                hover.append(
+                    told(trial, f"loss {loss:.4f} at rung {rung_text(facts.config, step)}")
+                )
     symbol, colour = OUTCOME_LOOKS["stopped" if left else "finished"]
     return marks(
         "was stopped here" if left else "went on",
@@ -116,17 +121,18 @@ def _spread(number: int) -> float:
     return place
 
 
-def _counted(step: int, arrivals: Sequence[Arrival]) -> str:
-    gone = sum(_left(trial, step) for trial, _ in arrivals)
+def _counted(facts: Facts, step: int, arrivals: Sequence[Arrival]) -> str:
+    gone = sum(_left(facts, trial, step) for trial, _ in arrivals)
+    came, stayed = len(arrivals), len(arrivals) - gone
     return (
-        f"rung {step:,}<br>{len(arrivals):,} came<br>{len(arrivals) - gone:,} stayed, {gone:,} left"
+        f"rung {rung_text(facts.config, step)}<br>{came:,} came<br>{stayed:,} stayed, {gone:,} left"
     )
 
 
-def _sentence(came: dict[int, list[Arrival]]) -> str:
+def _sentence(facts: Facts, came: dict[int, list[Arrival]]) -> str:
     counts = [
-        f"{sum(_left(trial, step) for trial, _ in arrivals):,} of {len(arrivals):,} trials at step "
-        f"{step:,}"
+        f"{sum(_left(facts, trial, step) for trial, _ in arrivals):,} of {len(arrivals):,} trials "
+        f"at {'' if facts.config.by_flops else 'step '}{rung_text(facts.config, step)}"
         for step, arrivals in came.items()
     ]
     return f"Early stopping ended {', '.join(counts)}."

@@ -17,6 +17,8 @@ class Commands:
     """Trains it again; its searched settings follow as flags."""
     flags: Mapping[str, str]
     """The flag of each searched field."""
+    own: Mapping[str, str]
+    """By trial, flags that follow from its size, if any, with a blank before each."""
     use: str
     """Uses a checkpoint; its path follows."""
     go_on: str
@@ -57,6 +59,7 @@ class TrialTable:
             "heads": [first or "rank", *heads, "reason"],
             "fields": len(self.config.space),
             "flags": [self.commands.flags[name] for name in self.config.space],
+            "own": dict(self.commands.own),
             "rows": rows,
             "replay": self.commands.replay,
             "use": self.commands.use,

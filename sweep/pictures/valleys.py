@@ -126,7 +126,7 @@ def _of_size(
 
 
 def _small(facts: Facts, trial: TrialRecord) -> int:
-    return 6 + round(4 * trial.step / facts.config.trial.train.steps)
+    return 6 + round(4 * trial.step / facts.config.full_steps(trial.params))
 
 
 def _lost(facts: Facts, trials: list[TrialRecord], ceiling: float) -> Iterator[Trace]:
@@ -143,7 +143,7 @@ def _lost(facts: Facts, trials: list[TrialRecord], ceiling: float) -> Iterator[T
 
 def _hover(facts: Facts, trial: TrialRecord) -> str:
     size = facts.label_of(facts.size_of(trial))
-    step = f"{size} · step {trial.step:,} of {facts.config.trial.train.steps:,}"
+    step = f"{size} · step {trial.step:,} of {facts.config.full_steps(trial.params):,}"
     loss = f" · loss {trial.best_val_loss:.4f}" if trial.best else ""
     return told(trial, step + loss, *([trial.reason[:120]] if trial.reason else []))
 

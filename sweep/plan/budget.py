@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sweep.config.equal_flops import step_flops
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import Plan
-from sweep.plan.sizes import trial_flops
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 from trainable.config.trial import TrialConfig
@@ -30,9 +30,10 @@ class _Mean:
 
 
 def expected_trial(config: SweepConfig, plan: Plan, seconds: float) -> tuple[int, float]:
-    """Return the FLOPs and the seconds of a mean trial in full, where a sweep takes `seconds`."""
+    """Return what TimeBudget takes as its forecast, where a sweep takes `seconds`."""
     trials = config.num_samples * plan.share
-    return int(plan.mean_flops), seconds * plan.at_once / trials
+    longer = config.trial.train.steps / plan.mean_steps
+    return int(plan.mean_flops * longer), seconds * plan.at_once / trials * longer
 
 
 class TimeBudget:
@@ -43,8 +44,8 @@ class TimeBudget:
     Args:
         config: the sweep.
         vocab_size: number of token ids.
-        forecast: FLOPs of a trial in full, and the seconds that the plan expects of it; None:
-            it expects nothing.
+        forecast: FLOPs of trial.train.steps steps, and the seconds that the plan expects of them;
+            None: it expects nothing.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class TimeBudget:
         """When it is used up, on the monotonic clock, seconds."""
         self._refused = False
         self._flops: dict[str, int] = {}
-        """Of each trial in full."""
+        """Of trial.train.steps steps of each trial."""
         self._seen: dict[str, tuple[float, int]] = {}
         """When each trial was last heard of, and its step then."""
         self._beginning = _Mean()
         """From a trial's start to its evaluation before the first step."""
         self._steps: dict[int, _Mean] = {}
-        """A step with its share of evaluations and saves, by the FLOPs of such a trial in full."""
+        """A step with its share of evaluations and saves, by the FLOPs of trial.train.steps."""
 
     def begin(self, record: SweepRecord) -> None:
         """Let the clock run from now on; earlier sessions have taken their part."""
@@ -95,15 +96,15 @@ class TimeBudget:
         Sizes that were not measured lie between those that were. A smaller one is taken to be as
         slow as the smallest of them, a larger one to be slower by its FLOPs.
         """
-        steps = trial.train.steps
+        steps = self._config.trial.train.steps
         known = {flops: mean.each * steps for flops, mean in self._steps.items() if mean.times}
         known = known or self._forecast
         if not known:
             return 0.0
-        sizes, flops = sorted(known), trial_flops(trial, self._vocab_size)
+        sizes, flops = sorted(known), steps * step_flops(trial, self._vocab_size)
         seconds = float(np.interp(flops, sizes, [known[size] for size in sizes]))
         larger = max(1.0, flops / sizes[-1])
-        return self._beginning.each + seconds * larger * (steps - done) / steps
+        return self._beginning.each + seconds * larger * (trial.train.steps - done) / steps
 
     def notice(self, event: Event) -> None:
         """Take the pace of the trials from what is recorded."""
@@ -111,7 +112,8 @@ class TimeBudget:
         _, step = self._seen.get(name, (0.0, 0))
         if kind == "trial_started":
             trial = self._config.trial_config(event["params"])
-            self._flops[name] = trial_flops(trial, self._vocab_size)
+            each = step_flops(trial, self._vocab_size)
+            self._flops[name] = self._config.trial.train.steps * each
         if kind in ("trial_started", "trial_restarted"):
             self._seen[name] = (event["time"], step)
         elif kind == "evaluation":

@@ -10,6 +10,7 @@ from sweep.plan.share import expected_share
 from sweep.plan.sizes import (
     hungriest_trial,
     mean_flops,
+    mean_steps,
     on_own_device,
     size_count,
     trial_ends,
@@ -29,6 +30,7 @@ class End:
 
     model: ModelConfig
     parameters: int
+    steps: int
     tokens: int
     """Tokens of a full trial."""
     flops: int
@@ -45,6 +47,8 @@ class Plan:
     largest: End
     mean_flops: float
     """Floating-point operations of a full trial, on average over the space."""
+    mean_steps: float
+    """Its steps, on average over the space."""
     eval_windows: int
     """Fixed validation windows of one evaluation."""
     standard_error: float | None
@@ -70,7 +74,7 @@ class Plan:
         """Return what the record keeps of it, given the seconds that are expected."""
         return PlannedCost(
             seconds=seconds,
-            steps=self.share * config.num_samples * config.trial.train.steps,
+            steps=self.share * config.num_samples * self.mean_steps,
             disk_bytes=self.disk_bytes,
             standard_error=self.standard_error,
         )
@@ -104,6 +108,7 @@ def whole_plan(config: SweepConfig, vocab_size: int, parts: Sequence[PlannedPart
         smallest=_end(smallest, vocab_size),
         largest=_end(largest, vocab_size),
         mean_flops=sum(part.weight * part.plan.mean_flops for part in parts),
+        mean_steps=sum(part.weight * part.plan.mean_steps for part in parts),
         disk_bytes=max(plan.disk_bytes for plan in plans),
         parts=tuple(parts),
     )
@@ -131,6 +136,7 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         smallest=_end(smallest, vocab),
         largest=_end(largest, vocab),
         mean_flops=mean_flops(config, vocab),
+        mean_steps=mean_steps(config),
         eval_windows=len(windows),
         standard_error=standard_error(dataset, config.trial),
         share=expected_share(config),
@@ -144,6 +150,7 @@ def _end(trial: TrialConfig, vocab_size: int) -> End:
     return End(
         model=trial.model,
         parameters=parameter_count(trial.model, vocab_size),
+        steps=trial.train.steps,
         tokens=trial.tokens_per_step * trial.train.steps,
         flops=trial_flops(trial, vocab_size),
     )

@@ -115,13 +115,21 @@ def expected_seconds(
 ) -> float:
     """Return the expected seconds of all trials, given the speeds of the plan's ends.
 
-    A line through FLOPs gives what lies between them.
+    A line through FLOPs gives what lies between them. At equal FLOPs a step takes an overhead and a
+    time that goes with its FLOPs, so that a line through the number of steps does.
     """
     train, share = config.trial.train, plan.share
     evaluations = 1 + share * train.steps / train.eval_interval
-    low, high = (share * train.steps * end.step + evaluations * end.evaluation for end in ends)
-    least, most = plan.smallest.flops, plan.largest.flops
-    place = (plan.mean_flops - least) / (most - least) if most > least else 0.0
+    sizes = (plan.smallest, plan.largest)
+    low, high = (
+        share * size.steps * speed.step + evaluations * speed.evaluation
+        for size, speed in zip(sizes, ends, strict=True)
+    )
+    if config.by_flops:
+        least, most, mean = plan.smallest.steps, plan.largest.steps, plan.mean_steps
+    else:
+        least, most, mean = plan.smallest.flops, plan.largest.flops, plan.mean_flops
+    place = (mean - least) / (most - least) if most != least else 0.0
     return (low + place * (high - low)) * config.num_samples / concurrent
 
 

@@ -11,16 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from sweep.config.equal_flops import changed, step_flops, with_own_steps
 from sweep.config.space import Domain
 from sweep.config.sweep import SweepConfig
+from trainable.common.errors import ConfigError
 from trainable.config.trial import TrialConfig
 from trainable.model.counts import (
-    flops_per_token,
     held_bytes,
     parameter_count,
     training_bytes,
 )
 
+FEWEST_STEPS = 4
+"""Steps between two evaluations of the largest model at equal FLOPs: rounded, they are off the
+budget by an eighth at most."""
 MOST_AVERAGED = 4_096
 """Combinations over which a mean is taken; of more, as many are drawn."""
 
@@ -46,12 +50,48 @@ def hungriest_trial(config: SweepConfig, vocab_size: int) -> TrialConfig:
 
 def trial_flops(trial: TrialConfig, vocab_size: int) -> int:
     """Return the FLOPs of a full trial."""
-    tokens = trial.tokens_per_step * trial.train.steps
-    return tokens * flops_per_token(trial.model, vocab_size)
+    return trial.train.steps * step_flops(trial, vocab_size)
 
 
 def mean_flops(config: SweepConfig, vocab_size: int) -> float:
     """Return the mean FLOPs of a full trial over the space; of a large one, over draws from it."""
+    return float(np.mean([trial_flops(trial, vocab_size) for trial in _trials(config)]))
+
+
+def mean_steps(config: SweepConfig) -> float:
+    """Return the mean steps of a full trial over the space."""
+    if not config.by_flops:
+        return float(config.trial.train.steps)
+    return float(np.mean([trial.train.steps for trial in _trials(config)]))
+
+
+def with_budget(config: SweepConfig, vocab_size: int) -> SweepConfig:
+    """Return `config` with what its trials' steps follow from, if these are by equal FLOPs.
+
+    Raises:
+        ConfigError: the largest model would get too few steps to be evaluated so often.
+    """
+    if not config.by_flops:
+        return config
+    plain = config.search.model_copy(update={"compare": "steps"})
+    by_steps = config.model_copy(update={"search": plain})
+    flops = config.search.flops or mean_flops(by_steps, vocab_size)
+    told = config.search.model_copy(update={"flops": flops, "vocab_size": vocab_size})
+    found = config.model_copy(update={"search": told})
+    slowest = _end(found, lambda trial: step_flops(trial, vocab_size), max)
+    if slowest.train.eval_interval < FEWEST_STEPS:
+        raise ConfigError(
+            f"search.compare flops: {flops:.3g} FLOPs pay for {slowest.train.steps:,} steps of the "
+            f"largest model, fewer than {FEWEST_STEPS} between its "
+            f"{slowest.train.steps // slowest.train.eval_interval} evaluations; raise "
+            f"{'search.flops' if config.search.flops else 'trial.train.steps'} or "
+            "trial.train.eval_every"
+        )
+    return found
+
+
+def _trials(config: SweepConfig) -> Iterator[TrialConfig]:
+    """Yield the space's trials, all that differ in cost; of a large space, draws from it."""
     values = {n: _values(d) for n, d in config.space.items() if _shapes(n)}
     combinations: Iterator[Sequence[Any]] = itertools.product(*values.values())
     if math.prod(map(len, values.values())) > MOST_AVERAGED:
@@ -59,11 +99,8 @@ def mean_flops(config: SweepConfig, vocab_size: int) -> float:
         drawn = [rng.integers(len(v), size=MOST_AVERAGED).tolist() for v in values.values()]
         columns = [[v[i] for i in at] for v, at in zip(values.values(), drawn, strict=True)]
         combinations = zip(*columns, strict=True)
-    flops = [
-        trial_flops(_changed(config.trial, dict(zip(values, one, strict=True))), vocab_size)
-        for one in combinations
-    ]
-    return float(np.mean(flops))
+    for one in combinations:
+        yield _own(config, changed(config.trial, dict(zip(values, one, strict=True))))
 
 
 def size_count(config: SweepConfig) -> int:
@@ -76,7 +113,7 @@ def on_own_device(config: SweepConfig, trial: TrialConfig) -> TrialConfig:
     """Return `trial` on the device that Ray leaves it: it hides GPUs from trials without one."""
     if trial.train.device != "auto" or config.gpus_per_trial:
         return trial
-    return _changed(trial, {"train.device": "cpu"})
+    return changed(trial, {"train.device": "cpu"})
 
 
 def _end(
@@ -88,8 +125,16 @@ def _end(
     trial = config.trial_config({})
     for name, domain in config.space.items():
         if _shapes(name):
-            trial = pick((_changed(trial, {name: v}) for v in domain.extremes()), key=weight)
-    return trial
+            trial = pick((changed(trial, {name: v}) for v in domain.extremes()), key=weight)
+    return _own(config, trial)
+
+
+def _own(config: SweepConfig, trial: TrialConfig) -> TrialConfig:
+    """Return `trial` with the steps of its own, where it has any."""
+    flops, vocab_size = config.search.flops, config.search.vocab_size
+    if flops is None or vocab_size is None or not config.by_flops:
+        return trial
+    return with_own_steps(trial, flops, vocab_size)
 
 
 def _shapes(name: str) -> bool:
@@ -105,12 +150,3 @@ def _values(domain: Domain) -> Sequence[Any]:
         low, high = domain.integers
         return range(low, high + 1)
     return domain.choice or domain.values[:1]
-
-
-def _changed(trial: TrialConfig, values: dict[str, Any]) -> TrialConfig:
-    """Return `trial` with values replaced, not validated: they may fit only once all are there."""
-    for name, value in values.items():
-        section, field = name.split(".")
-        part = getattr(trial, section).model_copy(update={field: value})
-        trial = trial.model_copy(update={section: part})
-    return trial

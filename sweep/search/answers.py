@@ -62,7 +62,7 @@ class Answers:
 
     def _is_trained(self, params: dict[str, Any]) -> bool:
         """Say whether a trial has come to its end there: the same again would be the same bits."""
-        steps = self._config.trial.train.steps
+        steps = self._config.full_steps(params)
         return any(t.params == params and t.step >= steps for t in self._known.trials.values())
 
     def _best(self, expected: Expected | None) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ class AskTell(Protocol):
 
         Args:
             number: the trial.
-            step: optimizer steps that it has done, 0 before the first.
+            step: optimizer steps that it has done, of its own, 0 before the first.
             loss: on the validation windows, nats per token.
         """
 
@@ -94,7 +94,11 @@ def stopped_on_record(
         return {t.name for t in record.unfinished if not _went_on(config, t, events)}
     rungs = Rungs(config.rungs, config.asha.reduction_factor)
     went_on = rungs.replay(recorded(config, events))
-    return {t.name for t in record.unfinished if not went_on.get((t.name, t.step), True)}
+    return {
+        t.name
+        for t in record.unfinished
+        if not went_on.get((t.name, config.plan_step(t.params, t.step)), True)
+    }
 
 
 def _went_on(config: SweepConfig, trial: TrialRecord, events: Sequence[Event]) -> bool:

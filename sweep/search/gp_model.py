@@ -7,7 +7,7 @@ count as the first that ended.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -35,15 +35,19 @@ class Model:
 
     Args:
         axes: the inputs.
-        steps: of a full trial.
+        full_steps: steps of a trial in full.
         first: trials that end before hyperparameters are fitted.
         older: trials of the sweeps that this one starts from.
     """
 
     def __init__(
-        self, axes: Sequence[Axis], steps: int, first: int, older: Sequence[TrialRecord] = ()
+        self,
+        axes: Sequence[Axis],
+        full_steps: Callable[[TrialRecord], int],
+        first: int,
+        older: Sequence[TrialRecord] = (),
     ) -> None:
-        self._axes, self._steps, self._older = axes, steps, older
+        self._axes, self._full_steps, self._older = axes, full_steps, older
         self._inputs: dict[tuple[str | None, int], Array] = {}
         """Of each trial, (d,)."""
         self._next_fit = max(first, len(older))
@@ -77,7 +81,7 @@ class Model:
         if not told:
             return None
         inputs = np.array([self.inputs(trial) for trial, _ in told])
-        return rows_from(told, inputs, self._steps)
+        return rows_from(told, inputs, self._full_steps)
 
     def posterior(self, rows: Rows, ended: Sequence[TrialRecord]) -> GaussianProcess:
         """Return the process given rows, with the hyperparameters of the trials that ended."""

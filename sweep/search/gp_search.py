@@ -59,15 +59,15 @@ class GpMethod:
     """
 
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
-        self._config, self._steps = config, config.trial.train.steps
-        self._goal = config.search.goal
+        self._config, self._goal = config, config.search.goal
         self._known = Known(config, record)
         self._answers = Answers(config, record, self._known)
         self._axes = axes_of(config.space)
         self._inputs = input_axes(config, record.older)
         self._first = len(config.start_points)
         self._probes = range(self._first, self._first + probes_of(config))
-        self._model = Model(self._inputs, self._steps, max(4, self._probes.stop), record.older)
+        first, full_steps = max(4, self._probes.stop), self._known.full_steps
+        self._model = Model(self._inputs, full_steps, first, record.older)
         self._candidates = Candidates(config, self._axes, self._inputs)
         self._stopped: set[int] = set()
 
@@ -117,9 +117,10 @@ class GpMethod:
     def _goes_on(self, number: int) -> bool:
         """Judge a running trial by what is known now."""
         trial = self._known.trials[number]
-        if not 0 < trial.step < self._steps or number in self.answers:
+        at = self._known.plan_step(trial)
+        if not 0 < at < self._config.trial.train.steps or number in self.answers:
             return True
-        if not self._config.asha.enabled or trial.step < self._config.grace_period:
+        if not self._config.asha.enabled or at < self._config.grace_period:
             return True
         early = self._early()
         if number in self._probes and early == 1.0:
@@ -140,8 +141,8 @@ class GpMethod:
 
     def _margin(self) -> float:
         """Return how much worse than the best a trial may be, in deviations of the noise."""
-        done = [trial.step for trial in self._known.trials.values()]
-        share = sum(done) / (self._steps * len(done))
+        done = [self._known.plan_step(trial) for trial in self._known.trials.values()]
+        share = sum(done) / (self._config.trial.train.steps * len(done))
         usual = USUAL_OF_TABLE if self._goal == "table" else USUAL
         return INDIFFERENT - DEARER * max(0.0, share - usual)
 

@@ -21,7 +21,9 @@ class Known:
     """
 
     def __init__(self, config: SweepConfig, record: SweepRecord) -> None:
-        self._steps = config.trial.train.steps
+        self._config = config
+        self._full: dict[tuple[str | None, int], int] = {}
+        """Steps of each trial in full, by its sweep, if it is an older one's, and number."""
         self.trials: dict[int, TrialRecord] = {}
         """By number; `outcome` of those that run is None."""
         self.older = record.older
@@ -35,7 +37,8 @@ class Known:
         for trial in record.unfinished:
             known = self.trials[trial.number]
             known.outcome = None
-            known.evaluations = [e for e in known.evaluations if e["step"] < self._steps]
+            full = self.full_steps(known)
+            known.evaluations = [e for e in known.evaluations if e["step"] < full]
             self.ended = [number for number in self.ended if number != trial.number]
 
     def begins(self, number: int, params: Mapping[str, Any]) -> None:
@@ -59,8 +62,20 @@ class Known:
         elif loss == OBJECTIVE_OF_A_LOST_TRIAL:
             trial.outcome = "diverged"
         else:
-            trial.outcome = "finished" if trial.step >= self._steps else "stopped"
+            trial.outcome = "finished" if trial.step >= self.full_steps(trial) else "stopped"
         self.ended.append(number)
+
+    def full_steps(self, trial: TrialRecord) -> int:
+        """Return the steps of a trial in full."""
+        key = trial.sweep, trial.number
+        if key not in self._full:
+            self._full[key] = self._config.full_steps(trial.params)
+        return self._full[key]
+
+    def plan_step(self, trial: TrialRecord, step: int | None = None) -> int:
+        """Return where a trial is, or was at a step, in steps of the plan."""
+        step = trial.step if step is None else step
+        return step * self._config.trial.train.steps // self.full_steps(trial)
 
     @property
     def all(self) -> list[TrialRecord]:

@@ -87,8 +87,9 @@ class OptunaMethod:
     def report(self, number: int, step: int, loss: float) -> bool:
         """Take in an evaluation; return whether the trial goes on, by the rungs."""
         self._known.hears(number, step, loss)
-        group = group_of(self._config, self._known.trials[number].params)
-        return number in self.answers or self._stops.report(number, step, loss, group)
+        trial = self._known.trials[number]
+        at, group = self._known.plan_step(trial, step), group_of(self._config, trial.params)
+        return number in self.answers or self._stops.report(number, at, loss, group)
 
     def tell(self, number: int, loss: float | None) -> None:
         """Take in the last loss of a trial; None: it failed."""

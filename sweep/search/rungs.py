@@ -10,7 +10,8 @@ from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 
 Arrival = tuple[Hashable, int, float, Hashable]
-"""A trial, the step of an evaluation, its validation loss, and among which trials it is ranked."""
+"""A trial, the step of an evaluation on the plan's clock, its validation loss, and among which
+trials it is ranked."""
 
 
 class Rungs:
@@ -21,7 +22,7 @@ class Rungs:
     numpy.percentile. So the first to arrive goes on. A trial enters a rung once, at its very step.
 
     Args:
-        steps: the rungs, in optimizer steps.
+        steps: the rungs, in steps of the plan.
         reduction_factor: the eta of the paper.
     """
 
@@ -86,11 +87,19 @@ class RungStops:
             if trial.is_answer:
                 continue
             for evaluation in trial.evaluations:
-                step, loss = int(evaluation["step"]), evaluation["val_loss"]
-                self._rungs.arrive(step, trial.number, loss, group_of(config, trial.params))
+                at = config.plan_step(trial.params, evaluation["step"])
+                group = group_of(config, trial.params)
+                self._rungs.arrive(at, trial.number, evaluation["val_loss"], group)
 
     def report(self, number: int, step: int, loss: float, group: Hashable) -> bool:
-        """Take in an evaluation of trial `number`; return whether the trial goes on."""
+        """Take in an evaluation of trial `number`; return whether the trial goes on.
+
+        Args:
+            number: the trial.
+            step: in steps of the plan.
+            loss: its loss.
+            group: see `group_of`.
+        """
         if not self._rungs.arrive(step, number, loss, group):
             self._stopped.add(number)
         return number not in self._stopped
@@ -106,15 +115,17 @@ def group_of(config: SweepConfig, params: Mapping[str, Any]) -> Hashable:
 def recorded(config: SweepConfig, events: Iterable[Event]) -> Iterator[Arrival]:
     """Yield the evaluations among a sweep's events, in the order in which they were recorded.
 
-    A lost trial's last report is none: it enters no rung. Nor does a trial that trains the answer.
+    Their steps are those of the plan. A lost trial's last report is none: it enters no rung. Nor
+    does a trial that trains the answer.
     """
     answers: set[str] = set()
-    groups: dict[str, Hashable] = {}
+    params: dict[str, dict[str, Any]] = {}
     for event in events:
         if event["event"] == "trial_started":
-            groups[event["trial"]] = group_of(config, event["params"])
+            params[event["trial"]] = event["params"]
             if event.get("answer"):
                 answers.add(event["trial"])
         elif event["event"] == "evaluation" and event["trial"] not in answers:
-            name, told = event["trial"], event["metrics"]
-            yield name, told["step"], told["val_loss"], groups.get(name)
+            own, told = params.get(event["trial"], {}), event["metrics"]
+            at = config.plan_step(own, told["step"])
+            yield event["trial"], at, told["val_loss"], group_of(config, own)

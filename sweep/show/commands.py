@@ -49,6 +49,19 @@ def setting_flags(config: TrialConfig, searched: Iterable[str]) -> tuple[str, di
     return " ".join(flags), {name: _flag_name(name) for name in searched}
 
 
+def own_settings(config: SweepConfig, params: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a trial that follow from its size; none where all have equal steps."""
+    if not config.by_flops:
+        return {}
+    train = config.trial_config(params).train
+    return {"train.steps": train.steps, "train.eval_every": train.eval_every}
+
+
+def replay_flags(config: SweepConfig) -> tuple[str, dict[str, str]]:
+    """Return setting_flags of a sweep's trials; what follows from the size counts as searched."""
+    return setting_flags(config.trial_config({}), [*config.space, *own_settings(config, {})])
+
+
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         section, _, field = _flag_name(name).rpartition(".")

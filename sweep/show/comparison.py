@@ -12,6 +12,9 @@ from sweep.record.folder import results_folder
 from sweep.show.report_words import Part, Row, state
 from trainable.common.files import write_atomic
 
+OF_ONE_KIND = ("data's digest", "trial.train.steps", "search.compare", "search.flops")
+"""What must be the same in sweeps whose losses are to be compared."""
+
 
 def write_comparison(folders: Sequence[Path]) -> Path:
     """Write a report that compares sweeps; return its path.
@@ -24,7 +27,7 @@ def write_comparison(folders: Sequence[Path]) -> Path:
     names = [facts.name for facts in sweeps]
     curves, valleys = best_curves(sweeps), best_valleys(sweeps)
     different = differing(sweeps)
-    unlike = [row[0] for row in different[2] if row[0] in ("data's digest", "trial.train.steps")]
+    unlike = [row[0] for row in different[2] if row[0] in OF_ONE_KIND]
     warning = f"Their losses are not to be compared: the sweeps differ in {' and '.join(unlike)}."
     text = page(
         f"Sweeps {', '.join(names)}",

@@ -65,6 +65,8 @@ class TrialDocument(Document):
     """The last one that was told, whether it counts or not."""
     step: int
     """Last reported optimizer step."""
+    full_steps: int
+    """Of the trial in full: the sweep's, or at equal FLOPs its own."""
     tokens: int | None
     """Trained on so far."""
     flops: float | None
@@ -135,7 +137,7 @@ class SweepDocument(Document):
     num_samples: int
     """Trials asked for."""
     steps: int
-    """Optimizer steps of a full trial."""
+    """Optimizer steps of a full trial; at equal FLOPs those from which the budget follows."""
     counts: dict[str, int]
     """Trials by outcome, and those running; no zeros."""
     plan: PlannedCostDocument | None

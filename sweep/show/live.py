@@ -17,6 +17,7 @@ from sweep.analysis.words import (
     counts_text,
     loss_text,
     outcome_text,
+    rung_text,
     short_name,
     show_value,
     size_text,
@@ -75,7 +76,8 @@ class LiveView:
         if not trial.evaluations:
             return how
         loss = trial.evaluations[-1]["val_loss"]
-        there = self._arrived.get((trial.rung or 0, group_of(self._config, trial.params)))
+        at = self._config.plan_step(trial.params, trial.rung or 0)
+        there = self._arrived.get((at, group_of(self._config, trial.params)))
         if trial.outcome != "stopped" or not there:
             return f"{how}: {loss:.4f}"
         place, of = bisect.bisect_left(there, loss) + 1, len(there)
@@ -162,11 +164,13 @@ class LiveView:
             return outcome_text(trial)
         if trial.is_answer:
             return "trains the answer"
-        following = next((rung for rung in self._config.rungs if rung > trial.step), None)
-        return f"runs to {f'rung {following:,}' if following else 'its end'}"
+        at = self._config.plan_step(trial.params, trial.step)
+        following = next((rung for rung in self._config.rungs if rung > at), None)
+        return f"runs to {f'rung {rung_text(self._config, following)}' if following else 'its end'}"
 
     def _arrive(self, trial: TrialRecord, evaluation: dict[str, float]) -> None:
-        step, group = int(evaluation["step"]), group_of(self._config, trial.params)
+        step = self._config.plan_step(trial.params, evaluation["step"])
+        group = group_of(self._config, trial.params)
         if step in self._rungs and not trial.is_answer:
             bisect.insort(self._arrived.setdefault((step, group), []), evaluation["val_loss"])
 

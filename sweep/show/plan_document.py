@@ -15,6 +15,7 @@ class EndDocument(Document):
 
     model: dict[str, Any]
     parameters: int
+    steps: int
     tokens: int
     flops: int
 
@@ -104,6 +105,7 @@ def _end(end: End) -> EndDocument:
     return EndDocument(
         model=end.model.model_dump(),
         parameters=end.parameters,
+        steps=end.steps,
         tokens=end.tokens,
         flops=end.flops,
     )

@@ -12,6 +12,7 @@ from sweep.analysis.words import (
     flops_text,
     magnitude,
     older_text,
+    rung_text,
     size_name,
 )
 from sweep.cluster.place import Place
@@ -50,7 +51,6 @@ def plan_lines(
     train, small, large = config.trial.train, plan.smallest, plan.largest
     goal = config.search.goal
     several = plan.sizes > 1 or small != large
-    least, most = small.tokens // train.steps, large.tokens // train.steps
     share = f"about {plan.share:.0%} of all steps expected"
     return [
         *_labelled("trials", _trials_text(config, plan, concurrent)),
@@ -59,9 +59,7 @@ def plan_lines(
         *_warm_lines(config, older),
         f"{f'sizes     {plan.sizes:,}, from' if several else 'size     '} {_end(config, small)}",
         *([f"          to {_end(config, large)}"] if several else []),
-        f"budget    {train.steps:,} steps x {f'{least:,} to ' if least < most else ''}{most:,} "
-        f"tokens = {magnitude(large.tokens)} tokens a trial; evaluated every "
-        f"{train.eval_interval:,} steps on {plan.eval_windows:,} fixed windows",
+        _length_text(config, plan),
         *noise_lines(plan),
         *([f"goal      {GOALS[goal]}"] if goal in GOALS else []),
         _stops_text(config, share),
@@ -95,16 +93,39 @@ def _end(config: SweepConfig, end: End) -> str:
     )
 
 
-def _stops_text(config: SweepConfig, share: str) -> str:
-    if config.stops_by == "model":
+def _length_text(config: SweepConfig, plan: Plan) -> str:
+    """Return how long trials are, and how often they are evaluated."""
+    train, small, large = config.trial.train, plan.smallest, plan.largest
+    windows = f"on {plan.eval_windows:,} fixed windows"
+    if config.by_flops:
+        assert config.search.flops is not None
+        times = train.steps // train.eval_interval
         return (
-            f"stops     by the search's model, at any evaluation from step {config.grace_period:,} "
-            f"on{', the last trial never' if config.has_answer else ''}; {share}"
+            f"budget    {flops_text(config.search.flops)} a trial, whatever its size: "
+            f"{small.steps:,} to {large.steps:,} steps, {magnitude(small.tokens)} to "
+            f"{magnitude(large.tokens)} tokens; evaluated {times:,} times {windows}"
+        )
+    least, most = small.tokens // train.steps, large.tokens // train.steps
+    return (
+        f"budget    {train.steps:,} steps x {f'{least:,} to ' if least < most else ''}{most:,} "
+        f"tokens = {magnitude(large.tokens)} tokens a trial; evaluated every "
+        f"{train.eval_interval:,} steps {windows}"
+    )
+
+
+def _stops_text(config: SweepConfig, share: str) -> str:
+    unit = " of a trial's steps" if config.by_flops else " steps"
+    if config.stops_by == "model":
+        first = rung_text(config, config.grace_period)
+        start = f"{first}{unit}" if config.by_flops else f"step {first}"
+        return (
+            f"stops     by the search's model, at any evaluation from {start} on"
+            f"{', the last trial never' if config.has_answer else ''}; {share}"
         )
     if not config.rungs:
         return "rungs     none: every trial runs to its end"
     return (
-        f"rungs     {', '.join(f'{r:,}' for r in config.rungs)} steps, the best "
+        f"rungs     {', '.join(rung_text(config, r) for r in config.rungs)}{unit}, the best "
         f"1/{config.asha.reduction_factor} "
         f"{'go on, the last trial in any case' if config.has_answer else 'of each size go on'}; "
         f"{share}"

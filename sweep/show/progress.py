@@ -9,6 +9,7 @@ from rich.live import Live
 from sweep.analysis.words import duration, outcome_text, params_text
 from sweep.config.sweep import SweepConfig
 from sweep.plan.share import expected_share
+from sweep.plan.sizes import mean_steps
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.show.console import say
@@ -40,7 +41,7 @@ class Progress:
         self._config = config
         self._record = record
         self._expected_seconds = expected_seconds
-        steps = config.num_samples * config.trial.train.steps
+        steps = config.num_samples * mean_steps(config)
         self._expected_steps = expected_share(config) * steps
         self._console = console
         self._trouble = trouble

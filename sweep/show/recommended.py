@@ -12,7 +12,13 @@ from sweep.config.space import RATE
 from sweep.record.folder import read_sweep
 from sweep.record.results import SweepRecord
 from sweep.search.upcoming import Upcoming, upcoming
-from sweep.show.commands import command, next_commands, resume_command, setting_flags
+from sweep.show.commands import (
+    command,
+    next_commands,
+    own_settings,
+    replay_flags,
+    resume_command,
+)
 from sweep.show.console import open_console, say
 from trainable.common.document import Document
 from trainable.common.output import Output
@@ -190,10 +196,10 @@ def _size_lines(study: Study, asked: SizeAdvice) -> list[str]:
 
 
 def _command(study: Study, params: dict[str, Any]) -> str:
-    shared, flags = setting_flags(study.config.trial_config({}), list(study.config.space))
+    shared, flags = replay_flags(study.config)
     own = " ".join(
         f"{flags[name]} {f'{value:.4g}' if name == RATE else value}"
-        for name, value in params.items()
+        for name, value in (params | own_settings(study.config, params)).items()
     )
     return " ".join(part for part in (command("trainable", "local"), shared, own) if part)
 

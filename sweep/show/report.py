@@ -18,7 +18,7 @@ from sweep.record.lock import is_running
 from sweep.record.results import TrialRecord
 from sweep.record.retention import existing
 from sweep.record.storage import store_of
-from sweep.show.commands import command, setting_flags, shown_path
+from sweep.show.commands import command, own_settings, replay_flags, shown_path
 from sweep.show.report_words import answer, answer_commands, origin, plan_and_fact
 from trainable.common.files import write_atomic
 from trainable.storage.store import Store
@@ -78,7 +78,8 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
 
 
 def _commands(facts: Facts, folder: Path) -> Commands:
-    shared, flags = setting_flags(facts.config.trial_config({}), list(facts.config.space))
+    config = facts.config
+    shared, flags = replay_flags(config)
     local = command("trainable", "local")
     store = store_of(folder)
     here = store.disk() is not None  # a server is not asked for each trial at each report
@@ -86,6 +87,10 @@ def _commands(facts: Facts, folder: Path) -> Commands:
     return Commands(
         replay=f"{local} {shared}",
         flags=flags,
+        own={
+            name: "".join(f" {flags[n]} {v}" for n, v in own_settings(config, trial.params).items())
+            for name, trial in (facts.record.trials.items() if config.by_flops else ())
+        },
         use=command("trainable", "generate"),
         go_on=f"{local} {shared} --resume",
         checkpoints={

@@ -14,7 +14,10 @@ from sweep.analysis.words import (
     magnitude,
     older_text,
     params_text,
+    rung_text,
 )
+from sweep.config.sweep import SweepConfig
+from sweep.record.results import TrialRecord
 from sweep.show.commands import next_commands
 
 Row = tuple[str, ...]
@@ -63,7 +66,9 @@ def plan_and_fact(facts: Facts, folder: Path) -> Part:
     """Return what the plan said and what came of it."""
     config, record = facts.config, facts.record
     plan = record.plan
-    full = record.num_samples * config.trial.train.steps
+    # Of trials that are to come it is not known how large they are.
+    mean = [config.full_steps(trial.params) for trial in record.trials.values()]
+    full = round(record.num_samples * sum(mean) / len(mean)) if mean else 0
     rows: list[Row] = [
         ("time", _or_dash(plan.seconds if plan else None, duration), duration(record.seconds)),
         ("trials", f"{record.num_samples:,}", f"{len(record.trials):,}"),
@@ -75,11 +80,13 @@ def plan_and_fact(facts: Facts, folder: Path) -> Part:
     ]
     for rung in config.rungs:
         judged = [t for t in record.trials.values() if not t.is_answer]
-        came = [t for t in judged if any(e["step"] == rung for e in t.evaluations)]
-        left = sum(trial.rung == rung for trial in came)
+        came = [t for t in judged if rung in _passed(config, t)]
+        left = sum(config.plan_step(t.params, t.rung or 0) == rung for t in came)
         of = "" if config.has_answer else " of each size"
         share = f"the best 1/{config.asha.reduction_factor}{of} go on"
-        rows.append((f"rung {rung:,}", share, f"{len(came):,} came, {left:,} were stopped"))
+        rows.append(
+            (f"rung {rung_text(config, rung)}", share, f"{len(came):,} came, {left:,} were stopped")
+        )
     rows.append(
         (
             "checkpoints",
@@ -90,17 +97,22 @@ def plan_and_fact(facts: Facts, folder: Path) -> Part:
     return "Plan and fact", ("", "plan", "fact"), rows
 
 
+def _passed(config: SweepConfig, trial: TrialRecord) -> set[int]:
+    """Return the evaluations of a trial, in steps of the plan."""
+    return {config.plan_step(trial.params, told["step"]) for told in trial.evaluations}
+
+
 def origin(facts: Facts) -> Part:
     """Return what a sweep was made of and ran on."""
     identity, config = facts.sweep.identity, facts.config
     sessions = [event for event in facts.events if event["event"] == "session_started"]
     machines = dict.fromkeys(e["machine"] for e in sessions if e.get("machine"))
     stops = {
-        "rungs": f"rungs at {', '.join(f'{rung:,}' for rung in config.rungs)}",
+        "rungs": f"rungs at {', '.join(rung_text(config, rung) for rung in config.rungs)}",
         "model": "its model stops trials",
         "nothing": "no trial is stopped",
     }[config.stops_by]
-    goal = GOALS.get(config.search.goal)
+    goal, flops = GOALS.get(config.search.goal), config.search.flops
     rows: list[Row] = [
         ("began", _moment(identity.created)),
         ("sessions", str(facts.record.sessions)),
@@ -111,6 +123,7 @@ def origin(facts: Facts) -> Part:
         ("seeds", f"{config.seed} of the search, {config.trial.train.seed} of every trial"),
         ("computed in", config.trial.train.computed_in),
         ("searched", "; ".join(describe_domains(config))),
+        *([("compared at", f"{flops_text(flops)} a trial")] if flops else []),
         ("search", f"{config.search.algorithm}{f' for {goal}' if goal else ''}; {stops}"),
         *([("warm start", older_text(facts.record.older))] if facts.record.older else []),
         ("sweep's id", identity.sweep_id),

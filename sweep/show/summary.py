@@ -59,7 +59,8 @@ def show_summary(
         console: where to.
     """
     config, record = study.config, study.record
-    share = record.steps / (max(1, len(record.trials)) * config.trial.train.steps)
+    full = sum(config.full_steps(trial.params) for trial in record.trials.values())
+    share = record.steps / max(1, full)
     say(console, "")
     say_folded(
         console,

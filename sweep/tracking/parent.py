@@ -4,6 +4,7 @@ import getpass
 import json
 from typing import Any
 
+from sweep.analysis.words import rung_text
 from sweep.config.parts import parts_of
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import SweepFile
@@ -61,18 +62,21 @@ def complete_parent(
     identity, config = sweep.identity, sweep.config
     for key, value in view_tags(name, config, identity.created).items():
         client.set_experiment_tag(experiment_id, key, value)
+    rungs = [rung_text(config, r) if config.by_flops else str(r) for r in config.rungs]
     values = {
         "num_samples": config.num_samples,
         "seed": config.seed,
         "search": config.search.algorithm,
         "goal": config.search.goal,
         **({"warm_start": ", ".join(config.search.warm_start)} if config.search.warm_start else {}),
-        "rungs": ", ".join(map(str, config.rungs)) or "none",
+        "compare": config.search.compare,
+        **({"flops": config.search.flops} if config.by_flops else {}),
+        "rungs": ", ".join(rungs) or "none",
         "reduction_factor": config.asha.reduction_factor,
         "cpus_per_trial": config.cpus_per_trial,
         "gpus_per_trial": config.gpus_per_trial,
         **_resources_param(config),
-        "train.steps": config.trial.train.steps,
+        "train.steps": "by size" if config.by_flops else config.trial.train.steps,
         "train.seed": config.trial.train.seed,
         "train.precision": config.trial.train.precision,
         "train.attention": config.trial.train.attention,
