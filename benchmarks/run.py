@@ -30,6 +30,7 @@ MODULES = (
     "start",
     "recording",
     "driver",
+    "cluster",
     "cores",
     "packed",
     "sweep",
