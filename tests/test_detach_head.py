@@ -101,10 +101,6 @@ def test_a_sweep_goes_on_when_the_machine_that_started_it_is_gone(tmp_path):
         here = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         assert commit.strip("+") == subprocess.check_output(here, text=True).strip()
 
-        again = detach(nodes, 1, tmp_path, "--resume", "away")
-        assert again.returncode == 2
-        assert re.fullmatch(r"error: sweep away: another process is running it;.*\n", again.stderr)
-
         following = subprocess.Popen(
             [sys.executable, ROOT / "sweep/status.py", "away", "--follow"],
             env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
@@ -138,6 +134,10 @@ def test_a_driver_on_the_head_ends_with_the_head(tmp_path):
         begun = detach(nodes, 2, tmp_path, *flags)
         assert begun.returncode == 0, begun.stderr + begun.stdout
         pid = process_in(begun.stdout)
+        again = detach(nodes, 1, tmp_path, "--resume", "headless")
+        assert again.returncode == 2
+        running = r"error: sweep headless: another process is running it;.*\n"
+        assert re.fullmatch(running, again.stderr)
         wait_for(lambda: evaluated(folder, 500))
         nodes.kill(0, pid)
         killed = time.monotonic()
