@@ -18,9 +18,10 @@ def compute_optimal(study: Study) -> Iterator[Finding]:
     trial = config.trial_config(place_of(config, best))
     tokens = trial.tokens_per_step * trial.train.steps
     parameters = study.parameters(place_of(config, best))
-    alike = [size_text(fields, row.size) for end, row in rows[1:] if end < loss + best.deviation]
+    alike = [row.size for end, row in rows[1:] if end < loss + best.deviation]
     model = f"{magnitude(parameters)} parameters on " if parameters else ""
-    also = f"; within the deviation of that: {listed(alike)}" if alike else ""
+    names = [size_text(fields, size) for size in alike]
+    also = f"; within the deviation of that: {listed(names)}" if names else ""
     yield Finding(
         "compute_optimal",
         f"at {flops_text(config.search.flops)} a trial the best size is "
@@ -34,7 +35,7 @@ def compute_optimal(study: Study) -> Iterator[Finding]:
             "parameters": parameters,
             "steps": trial.train.steps,
             "tokens": tokens,
-            "alike": [list(row.size) for end, row in rows[1:] if end < loss + best.deviation],
+            "alike": [list(size) for size in alike],
         },
         "of sizes compared at equal FLOPs the one whose expected final loss is lowest, by the fit",
     )

@@ -9,12 +9,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainable.common.errors import first_line
 
 
-def on_node(node: str, work: Any, *, gpus: float = 0) -> Any:
-    """Return what runs a function, or makes an actor of a class, once, on the node of that id."""
+def on_node(node: str, work: Any, *, gpus: float = 0, **more: Any) -> Any:
+    """Return what runs a function, or makes an actor of a class, once, on the node of that id.
+
+    `more` are options of Ray's, e.g. an actor's name.
+    """
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     once = {"max_restarts": 0} if isinstance(work, type) else {"max_retries": 0}
     options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "scheduling_strategy": there}
-    return ray.remote(work).options(**options, **once)
+    return ray.remote(work).options(**options, **once, **more)
 
 
 def origin(error: RayError) -> BaseException:

@@ -75,21 +75,19 @@ class _Start:
     """
 
     def __init__(self, head: Head, order: Order, shared: str, mark: str) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        from sweep.cluster.nodes import head_node
+        from sweep.cluster.nodes import head_node  # Ray takes a while to import
+        from sweep.cluster.tasks import on_node
         from sweep.conduct.head_driver import HeadDriver
 
         self._head = head
         sent = {name: os.environ[name] for name in SENT if name in os.environ}
-        actor = ray.remote(HeadDriver).options(
+        actor = on_node(
+            head_node(),
+            HeadDriver,
             name=f"lm-sweep-{secrets.token_hex(4)}",
             namespace="lm-sweep",
             lifetime="detached",
-            num_cpus=0,
             max_concurrency=2,  # an interruption does not wait for an answer
-            scheduling_strategy=NodeAffinitySchedulingStrategy(head_node(), soft=False),
         )
         self._actor = actor.remote(order, sent, shared, mark)
 
