@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +84,7 @@ SLOWER += FIXED
 # leaves a core to the other tests.
 ENDLESS = ("--trial.train.steps", "1000000", "--trial.train.eval-every", "500", "--asha.no-enabled")
 ENDLESS += FIXED
+REPORT = 1  # second
 ALONE = ("--max-concurrent", "1")
 UNTRACKED = ("--tracking.no-enabled",)
 WORKER = rb"ray::ResourceTrainable"
@@ -120,6 +122,27 @@ def wait_for(condition, seconds: float = 300.0) -> None:
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
     return there
+
+
+def promised(seconds: float) -> float:
+    """Return the seconds that something may take: more of them beside other tests."""
+    alone = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) == 1
+    return seconds if alone else 4 * seconds
+
+
+def read_until(sweep: subprocess.Popen, pattern: str, seconds: float = 120.0) -> str:
+    """Return what a sweep that `start` began writes up to a line; end it if the line stays away."""
+    timer = threading.Timer(seconds, sweep.kill)
+    timer.start()
+    output = ""
+    try:
+        for line in sweep.stdout:
+            output += line
+            if re.search(pattern, line):
+                return output
+    finally:
+        timer.cancel()
+    raise AssertionError(f"{pattern!r} is not in {output!r}")
 
 
 def evaluated(folder: Path, step: int, since: int = 0) -> bool:

@@ -12,6 +12,7 @@ from live_sweeps import (
     FIXED,
     UNTRACKED,
     make_project,
+    promised,
     run,
 )
 
@@ -77,7 +78,7 @@ def test_a_cluster_that_cannot_be_joined_is_refused_at_once(
     joins = (*config, "--ray-address", address.format(head=nodes.address))
     began = time.monotonic()
     refused = sweep_on(nodes, tmp_path, *joins, **env)
-    assert time.monotonic() - began < 20  # ten on a machine that is not shared
+    assert time.monotonic() - began < promised(10)
     assert refused.returncode == 2
     assert re.fullmatch(rf"error: --ray-address .*{told}.*\n", refused.stderr)
     assert not (tmp_path / "results").exists()

@@ -14,12 +14,15 @@ from cluster_sweeps import start_on, started
 from conftest import ROOT
 from live_sweeps import (
     ENDLESS,
+    REPORT,
     SLOWER,
     UNTRACKED,
     assert_whole,
     evaluated,
     events,
     make_project,
+    promised,
+    read_until,
     run,
     wait_for,
 )
@@ -102,15 +105,13 @@ def test_a_node_that_joins_trains_and_one_unlike_the_driver_does_not(tmp_path, s
         joined = time.monotonic()
         wait_for(lambda: nodes.ip(1) in started(folder).values(), 60)
         wait_for(lambda: step_of(folder, "t001") >= 500, 60)
-        assert time.monotonic() - joined < 90  # ten on a machine that is not shared
+        assert time.monotonic() - joined < promised(10)
         nodes.start(2, PYTHONPATH=make_unlike(unlike))
-        nodes.wait_for(3)
-        time.sleep(15)  # for it to be compared
+        told = f"a node that joined trains no trials: {nodes.ip(2)}: the code in trainable/"
+        read_until(sweep, re.escape(told))
         sweep.send_signal(signal.SIGTERM)
         output, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 143, output + errors
-    told = rf"a node that joined trains no trials: {nodes.ip(2)}: the code in trainable/"
-    assert re.search(told, output)
     assert set(started(folder).values()) == {nodes.ip(0), nodes.ip(1)}
 
 
@@ -135,11 +136,11 @@ def test_trials_go_on_elsewhere_when_a_node_dies_or_is_cut_off(tmp_path, start):
             return time.monotonic() - began, number
 
         killed, number = gone(nodes.kill)
-        assert killed < 40  # ten on a machine that is not shared
+        assert killed < promised(10 + REPORT)
         nodes.start(number)
         nodes.wait_for(3)
         cut, number = gone(lambda number: nodes.link(number, "down"))
-        assert cut < 60  # twenty on a machine that is not shared
+        assert cut < promised(20 + REPORT)
         nodes.link(number, "up")
         time.sleep(5)
         sweep.send_signal(signal.SIGTERM)
@@ -171,7 +172,7 @@ def test_a_lost_head_ends_the_sweep_in_one_line_and_it_goes_on_elsewhere(tmp_pat
         nodes.kill(0, sweep.pid)
         began = time.monotonic()
         output, errors = sweep.communicate(timeout=60)
-        assert time.monotonic() - began < 40  # 25 on a machine that is not shared
+        assert time.monotonic() - began < promised(25)
     assert sweep.returncode == 2, output + errors
     assert errors.count("\n") == 1
     assert "does not answer any more" in errors

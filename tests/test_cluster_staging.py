@@ -1,12 +1,22 @@
 """Nodes that see no dataset are sent a copy of it, once."""
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 from cluster_nodes import Nodes, cluster_nodes
-from cluster_sweeps import started, sweep_on
-from live_sweeps import FIXED, UNTRACKED, make_project, run
+from cluster_sweeps import start_on, started, sweep_on
+from live_sweeps import (
+    ENDLESS,
+    FIXED,
+    UNTRACKED,
+    evaluated,
+    make_project,
+    read_until,
+    run,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -55,3 +65,25 @@ def test_each_node_is_sent_the_dataset_once(tmp_path):
     best = run(tmp_path, "sweep/best.py", "third")
     assert best.returncode == 0, best.stderr + best.stdout
     assert "the same to the last bit" in best.stdout
+
+
+def test_a_node_that_joins_is_sent_it_before_it_trains_and_one_without_room_is_named(
+    tmp_path, start
+):
+    folder = tmp_path / "results" / "grows"
+    with cluster_nodes(3, up=1) as nodes:
+        flags = (*ENDLESS, *UNTRACKED, "--stage-data")
+        sweep = start_on(nodes, start, tmp_path, "grows", *flags)
+        wait_for(lambda: evaluated(folder, 500))
+        nodes.start(1, before=without_data(tmp_path))
+        read_until(sweep, rf"node {nodes.ip(1)} was sent data/words in")
+        wait_for(lambda: nodes.ip(1) in started(folder).values())
+        full = f"mount -t tmpfs -o size=16k tmpfs {nodes.cache(2).parent}"
+        nodes.start(2, before=f"{without_data(tmp_path)} && {full}")
+        told = rf"a node that joined trains no trials: {nodes.ip(2)}: it cannot have a copy of "
+        line = read_until(sweep, told).splitlines()[-1]
+        assert f"data/words ({nodes.cache(2)}/datasets: 0.0 MiB free, the dataset takes" in line
+        sweep.send_signal(signal.SIGTERM)
+        output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, output + errors
+    assert set(started(folder).values()) == {nodes.ip(0), nodes.ip(1)}
