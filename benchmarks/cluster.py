@@ -1,4 +1,4 @@
-"""A Ray cluster: the driver's overhead beside bare Tune's, and what joining takes.
+"""A Ray cluster: the driver's overhead beside bare Tune's, and what joining and faults take.
 
 Its nodes lie in network namespaces of this machine (tests/cluster_nodes.py), one CPU each, so all
 of them share its cores. That takes root; elsewhere the part says so and has no rows.
@@ -37,6 +37,7 @@ def rows(short: bool) -> Iterator[Row]:
             yield start(site, 1 if short else 3)
             yield joining(site)
             yield from overheads(site, 3, short)
+            yield from faults(site, 1 if short else 3)
     except pytest.skip.Exception as why:
         print(f"cluster: skipped: {why}", file=sys.stderr)
 
@@ -191,6 +192,33 @@ def joining(site: Site) -> Row:
         margin=None,
         note="from when the head names it; two nodes, one after the other",
     )
+
+
+def faults(site: Site, rounds: int) -> Iterator[Row]:
+    """Yield the seconds from a node's death, and from a cut link, to its trial's next report."""
+    from cluster_sweeps import gone_on_after, step_of
+
+    nodes = site.nodes
+    flags = ("--max-concurrent", "2", "--max-failures", str(2 * rounds), *_endless())
+    with site.sweep("moves", *flags) as folder:
+        _until(lambda: all(step_of(folder, name) for name in ("t000", "t001")))
+        for what, fault, bar in (("a node's death", nodes.kill, 10), ("a cut link", nodes.cut, 20)):
+            taken = []
+            for _ in range(rounds):
+                seconds, number = gone_on_after(fault, nodes, folder)
+                taken.append(seconds)
+                nodes.heal(number)
+                nodes.start(number)
+                nodes.wait_for(3, PATIENCE_SECONDS)
+            yield Row(
+                "cluster",
+                f"from {what} to training elsewhere",
+                *middle(taken),
+                unit="s",
+                bar=Bar(at_most=bar),
+                margin=None,
+                note="to its trial's next report, one of which comes every half second",
+            )
 
 
 def _first_step_on(ip: str, folder: Path) -> float:

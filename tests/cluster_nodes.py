@@ -54,7 +54,7 @@ class Nodes:
         self._names = [f"lm{secrets.token_hex(4)}{n}" for n in range(count)]
         self._switch = f"lm{secrets.token_hex(4)}s"
         self._scratch: list[str] = []
-        self._started: list[subprocess.Popen[bytes]] = []
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._asker: subprocess.Popen[str] | None = None
         self.token = folder / "token"
         self.token.write_text(secrets.token_hex(32))
@@ -105,8 +105,12 @@ class Nodes:
     def start(self, number: int, *, before: str = "true", cpus: int = 1, **env: str) -> None:
         """Start Ray on a node, which then joins; `before` is a shell command that it begins with.
 
-        The command runs where mounts are the node's alone.
+        The command runs where mounts are the node's alone. What is left of the node from before
+        is ended.
         """
+        if number in self._started:
+            self.kill(number)
+            self._started[number].wait(10)
         home = self._folder / f"home{number}"
         home.mkdir(exist_ok=True)
         scratch = tempfile.mkdtemp(prefix="lm")  # short, for the names of Ray's sockets
@@ -133,13 +137,14 @@ class Nodes:
                 stderr=log,
                 start_new_session=True,
             )
-        self._started.append(node)
+        self._started[number] = node
 
     def wait_for(self, count: int, seconds: float = 240) -> None:
         """Wait until so many nodes have joined."""
 
         def there() -> bool:
-            assert all(node.poll() in (None, -signal.SIGKILL) for node in self._started), self.log()
+            ended = {node.poll() for node in self._started.values()}
+            assert ended <= {None, -signal.SIGKILL}, self.log()
             return self.alive() == count
 
         wait_for(there, seconds)
@@ -176,8 +181,15 @@ class Nodes:
         """Return the processes on a node."""
         return [int(word) for word in _ip("netns", "pids", self._names[number]).split()]
 
-    def link(self, number: int, state: str) -> None:
-        """Cut a node's link ("down"), or heal it ("up")."""
+    def cut(self, number: int) -> None:
+        """Cut a node's link."""
+        self._set_link(number, "down")
+
+    def heal(self, number: int) -> None:
+        """Heal a node's link."""
+        self._set_link(number, "up")
+
+    def _set_link(self, number: int, state: str) -> None:
         _ip("-n", self._switch, "link", "set", f"p{number}", state)
 
     def close(self) -> None:
@@ -194,7 +206,7 @@ class Nodes:
                 _ip("netns", "del", name)
         with contextlib.suppress(subprocess.CalledProcessError):
             _ip("netns", "del", self._switch)
-        for node in self._started:
+        for node in self._started.values():
             node.wait(10)
         for scratch in self._scratch:
             shutil.rmtree(scratch, ignore_errors=True)

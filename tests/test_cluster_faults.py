@@ -1,16 +1,14 @@
 """Nodes of a cluster that come late, differ, die, or are cut off; and a head that is lost."""
 
-import contextlib
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster_nodes import Nodes, cluster_nodes
-from cluster_sweeps import start_on, started
+from cluster_nodes import cluster_nodes
+from cluster_sweeps import gone_on_after, start_on, started, step_of
 from conftest import ROOT
 from live_sweeps import (
     ENDLESS,
@@ -19,7 +17,6 @@ from live_sweeps import (
     UNTRACKED,
     assert_whole,
     evaluated,
-    events,
     make_project,
     promised,
     read_until,
@@ -35,17 +32,6 @@ SHADOW = """
 import sys
 sys.path.insert(0, {shadow!r})
 """
-
-
-def step_of(folder: Path, trial: str) -> int:
-    """Return the last recorded step of a trial."""
-    told = [e for e in events(folder) if e["event"] == "evaluation" and e["trial"] == trial]
-    return max((e["metrics"]["step"] for e in told), default=0)
-
-
-def restarts(folder: Path) -> dict[str, str]:
-    """Return why each trial was restarted last."""
-    return {e["trial"]: e["reason"] for e in events(folder) if e["event"] == "trial_restarted"}
 
 
 def make_unlike(folder: Path) -> str:
@@ -122,26 +108,13 @@ def test_trials_go_on_elsewhere_when_a_node_dies_or_is_cut_off(tmp_path, start):
         sweep = start_on(nodes, start, tmp_path, "moves", *flags)
         wait_for(lambda: all(step_of(folder, name) >= 1000 for name in ("t000", "t001")))
 
-        def gone(fault: Callable[[int], None]) -> float:
-            """Return the seconds from a node's fault to its trial's next evaluation elsewhere."""
-            before = restarts(folder)
-            number = wait_for(lambda: next(iter(whereabouts(nodes) & {1, 2}), None), 60)
-            began = time.monotonic()
-            fault(number)
-            wait_for(lambda: restarts(folder) != before, 90)
-            (trial,) = [t for t, why in restarts(folder).items() if before.get(t) != why]
-            assert restarts(folder)[trial].startswith(f"node {nodes.ip(number)}: ")
-            reached = step_of(folder, trial)
-            wait_for(lambda: step_of(folder, trial) > reached, 90)
-            return time.monotonic() - began, number
-
-        killed, number = gone(nodes.kill)
+        killed, number = gone_on_after(nodes.kill, nodes, folder)
         assert killed < promised(10 + REPORT)
         nodes.start(number)
         nodes.wait_for(3)
-        cut, number = gone(lambda number: nodes.link(number, "down"))
+        cut, number = gone_on_after(nodes.cut, nodes, folder)
         assert cut < promised(20 + REPORT)
-        nodes.link(number, "up")
+        nodes.heal(number)
         time.sleep(5)
         sweep.send_signal(signal.SIGTERM)
         output, errors = sweep.communicate(timeout=60)
@@ -151,17 +124,6 @@ def test_trials_go_on_elsewhere_when_a_node_dies_or_is_cut_off(tmp_path, start):
         steps = [e["step"] for e in trial.evaluations]
         assert steps == sorted(set(steps))
         assert trial.outcome == "interrupted"
-
-
-def whereabouts(nodes: Nodes) -> set[int]:
-    """Return the numbers of the nodes on which a trial's worker runs."""
-    found = set()
-    for number in range(3):
-        for pid in nodes.pids(number):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::ResourceTrainable"):
-                    found.add(number)
-    return found
 
 
 def test_a_lost_head_ends_the_sweep_in_one_line_and_it_goes_on_elsewhere(tmp_path, start):
