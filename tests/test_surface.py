@@ -143,6 +143,20 @@ def test_of_too_many_rows_those_that_came_furthest_are_fitted() -> None:
     assert found.loss is not None, "the finished trial is among them, though it was told last"
 
 
+def test_of_too_many_rows_each_size_has_its_share() -> None:
+    """The larger of two sizes comes further, in so many trials that they would fill all rows."""
+    rng = np.random.default_rng(0)
+    events: list[Event] = []
+    for number in range(MAX_ROWS):
+        lr, d_model = float(10 ** rng.uniform(-4, -2)), SIZES[number % 2]
+        last = STEPS if d_model == max(SIZES) else 20
+        told = {0: 5.5} | {n: loss(lr, d_model, n) for n in range(10, last + 1, 10)}
+        ended = "finished" if last == STEPS else "stopped"
+        events += run_of(f"t{number:03d}", told, ended, lr=lr, d_model=d_model)
+    found = surface_of(events).best({"model.d_model": min(SIZES)})
+    assert found.params["optim.lr"] == pytest.approx(best_rate(min(SIZES)), rel=0.3)
+
+
 def test_the_table_says_what_is_known_of_each_size() -> None:
     record = record_of(curves(0))
     small, large = Study(sweep_config(), record).sizes

@@ -1,6 +1,7 @@
 """The final loss over the searched fields, fitted to all learning curves of a sweep."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 
 MAX_ROWS = 600
-"""Beyond these, the trials that came least far are left out: a fit costs the cube of its rows."""
+"""Beyond these, trials that came least far are left out: a fit costs the cube of its rows."""
 GRID = 101
 """Points along the rate."""
 CANDIDATES = 256
@@ -164,7 +165,8 @@ def rows_of(
 ) -> Rows:
     """Return the evaluations that count, at most so many: those of the trials that came furthest.
 
-    Those of older sweeps have the room that the others leave.
+    Each model size has its turn, or a size whose trials were all stopped would have none. Those of
+    older sweeps have the room that the others leave.
 
     Args:
         axes: the inputs.
@@ -172,9 +174,19 @@ def rows_of(
         trials: whose losses count.
         most: rows at most.
     """
-    ordered = sorted(trials, key=lambda t: (t.sweep is not None, -t.step, t.sweep or "", t.number))
+    ordered = _in_turn(trials, [axis.name for axis in axes if axis.name.startswith("model.")])
     told = [one for trial in ordered for one in evaluations_of(trial, FEW)][:most]
     return rows_from(told, inputs_of(axes, [trial.params for trial, _ in told]), full_steps)
+
+
+def _in_turn(trials: Sequence[TrialRecord], size_fields: Sequence[str]) -> list[TrialRecord]:
+    """Return a sweep's own trials first, of each size the one that came furthest, and so on."""
+    placed, of_size = [], Counter[Any]()
+    for trial in sorted(trials, key=lambda t: (-t.step, t.sweep or "", t.number)):
+        size = (trial.sweep, *(trial.params.get(name) for name in size_fields))
+        placed.append((trial.sweep is not None, of_size[size], trial))
+        of_size[size] += 1
+    return [trial for *_, trial in sorted(placed, key=lambda place: place[:2])]
 
 
 def fit_surface(config: SweepConfig, record: SweepRecord) -> Surface | None:
