@@ -186,7 +186,7 @@ def test_a_killed_worker_goes_on_until_it_has_died_too_often(tmp_path, start):
 def test_a_killed_worker_passes_over_a_checkpoint_that_is_gone(tmp_path, start):
     folder = tmp_path / "results" / "gone"
     sweep = start_and_wait(start, tmp_path, "gone", *ENDLESS, *ALONE, *UNTRACKED, step=1500)
-    (worker,) = processes(sweep.pid, WORKER)
+    (worker,) = wait_for(lambda: processes(sweep.pid, WORKER))
     os.kill(worker, signal.SIGSTOP)
     time.sleep(0.5)  # what it had told is recorded by then
     newest = [e for e in events(folder) if e["event"] == "checkpoint"][-1]
