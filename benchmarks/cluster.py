@@ -83,7 +83,7 @@ class Site:
 
     @contextlib.contextmanager
     def driver(self, side: str) -> Iterator[Callable[[int, int], tuple[float, float]]]:
-        """Run cluster_driver.py meanwhile; give what asks it for a run, and returns its seconds."""
+        """Run cluster_driver.py meanwhile; give what asks it for a run, for a result's seconds."""
         script = [sys.executable, str(ROOT / "benchmarks/cluster_driver.py")]
         with subprocess.Popen(
             [*self.nodes.within(0), *script, side, self.nodes.address],
@@ -121,12 +121,11 @@ def overheads(site: Site, count: int, short: bool) -> Iterator[Row]:
                     took[side].append(side(trials, results))
             what = f"{trials:,} trials" + (f" of {results:,} results" if results > 1 else "")
             case = f"{what}, {count} node{'s' if count > 1 else ''}"
-            yield from _overheads(case, trials * results, results > 1, took[ours], took[bare])
+            yield from _overheads(case, results > 1, took[ours], took[bare])
 
 
 def _overheads(
     case: str,
-    reported: int,
     chatty: bool,
     ours: list[tuple[float, float]],
     bare: list[tuple[float, float]],
@@ -135,7 +134,7 @@ def _overheads(
     each = "result" if chatty else "trial"
     for number, clock in ((1, "driver's CPU"), (0, "by the clock")):
         mine, theirs = ([taken[number] for taken in side] for side in (ours, bare))
-        of_each = [f"{1000 * min(side) / (reported - 1):.2g}" for side in (mine, theirs)]
+        of_each = [f"{1000 * min(side):.2g}" for side in (mine, theirs)]
         yield Row(
             "cluster",
             f"{case}, {clock}",
@@ -146,7 +145,7 @@ def _overheads(
             note=f"at best {of_each[0]} against {of_each[1]} ms a {each}",
         )
     if chatty:
-        speed = middle([(reported - 1) / clock for clock, _ in ours])
+        speed = middle([1 / clock for clock, _ in ours])
         yield Row("cluster", case, *speed, unit="results/s", margin=None)
 
 
