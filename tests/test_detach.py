@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from conftest import SWEEP_RUN
@@ -96,6 +97,23 @@ def test_a_dry_run_is_not_detached(project):
     assert "--detach" in done.stderr
 
 
+FORKS = """
+import os, signal, time
+from sweep.conduct.detach import run_detached
+from trainable.common.command import run_command
+
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGINT))
+run_command(lambda _: run_detached(lambda begun: time.sleep(60) or 0, print))
+"""
+
+
+def test_ctrl_c_just_as_the_driver_was_forked_ends_it(run_python):
+    began = time.monotonic()
+    done = run_python("-c", FORKS)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+    assert time.monotonic() - began < 50
+
+
 @pytest.mark.slow
 @pytest.mark.fault
 def test_a_detached_start_that_is_refused_is_told_and_leaves_nothing(tmp_path):
@@ -119,9 +137,31 @@ def test_ctrl_c_before_a_detached_sweep_has_begun_ends_it(tmp_path, start):
     sweep.send_signal(signal.SIGINT)
     output, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 130, output + errors
-    assert "interrupted" in output + errors
+    assert output.endswith("interrupted before the first trial\n")
+    assert errors == ""
     assert gone(driver)
-    assert events(folder) == []
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+@pytest.mark.parametrize("seconds", [0, 1, 2, 4, 7])
+def test_ctrl_c_at_any_moment_of_a_detached_start_is_heard_once(tmp_path, start, seconds):
+    """Nobody is left who trains: it ended before it began, or its log tells its end."""
+    folder = tmp_path / "results" / "early"
+    flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
+    sweep = start(tmp_path, *flags, "--detach")
+    driver = wait_for(lambda: descendants(sweep.pid))
+    time.sleep(seconds)
+    sweep.send_signal(signal.SIGINT)
+    output, errors = sweep.communicate(timeout=60)
+    if sweep.returncode == 0:  # on a fast machine it had begun, and said so
+        assert run(tmp_path, "sweep/status.py", "early", "--stop").returncode == 0
+        return
+    assert sweep.returncode == 130, output + errors
+    assert (output + errors).count("interrupted") == 1, output + errors
+    assert gone(driver)
+    assert not folder.exists() or events(folder)[-1]["event"] == "session_ended"
 
 
 @pytest.mark.slow

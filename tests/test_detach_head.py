@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,47 @@ def test_a_head_that_does_not_see_the_project_is_refused(tmp_path):
         wait_for(lambda: not actors(nodes), 60)
     assert not (tmp_path / "results").exists()
     assert not list(tmp_path.glob(".nodes-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.fault
+def test_ctrl_c_before_a_sweep_on_the_head_has_begun_leaves_nothing(tmp_path, start):
+    """Before the head has heard of it, while a driver starts there, and while its sweep starts."""
+    folder = tmp_path / "results" / "early"
+    flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
+
+    def marks() -> list[Path]:
+        return [*tmp_path.glob(".nodes-*"), *tmp_path.glob("results/.nodes-*")]
+
+    def interrupted(nodes: Nodes, at: Callable[[], object]) -> None:
+        joins = (*flags, "--ray-address", nodes.address, "--detach", "head")
+        sweep = start(tmp_path, *joins, before=nodes.within(2), **nodes.driver)
+        wait_for(lambda: at() or sweep.poll() is not None)
+        sweep.send_signal(signal.SIGINT)
+        output, errors = sweep.communicate(timeout=90)
+        assert sweep.returncode == 130, output + errors
+        told = (output + errors).splitlines()
+        assert sum(line.startswith("interrupted") for line in told) == 1, told
+        assert "Traceback" not in output + errors
+        wait_for(lambda: not actors(nodes) and not drivers(nodes), 30)
+        assert not folder.exists()
+        assert not marks()
+
+    with head_and_two() as nodes:
+        interrupted(nodes, at=marks)
+        interrupted(nodes, at=lambda: actors(nodes))
+        interrupted(nodes, at=lambda: drivers(nodes))
+        interrupted(nodes, at=lambda: is_running(folder))
+        begun = detach(nodes, 2, tmp_path, *flags)
+        assert begun.returncode == 0, begun.stderr + begun.stdout
+        nodes.kill(0)
+
+
+def drivers(nodes: Nodes) -> list[int]:
+    """Return the processes on the head that are drivers, or about to become some."""
+    found = []
+    for pid in nodes.pids(0):
+        with contextlib.suppress(OSError):
+            if b"head_driver" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found

@@ -213,6 +213,15 @@ def test_an_end_before_the_store_was_open_still_delivers(store: Path) -> None:
     assert stored()[""]["status"] == "KILLED"
 
 
+def test_a_sweep_that_ended_before_it_began_leaves_no_run(store: Path) -> None:
+    tracker = Tracker(MlflowRuns(*new_sweep("early")))
+    tracker.start()
+    assert tracker.wait_connected(30)
+    assert stored()[""]["status"] == "RUNNING"
+    assert tracker.close(30)
+    assert stored() == {}
+
+
 def test_the_machine_is_watched_on_request(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("psutil")
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")

@@ -1,12 +1,14 @@
 """A sweep's driver away from the terminal: a process of its own, which outlives who started it."""
 
+import contextlib
 import os
 import select
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 from sweep.common.errors import SweepError
@@ -27,6 +29,7 @@ def run_detached(run: Callable[[Begun], int], show: Shown) -> int:
     What it prints until then is printed here, too. All that it prints, from the first line to the
     last, is in driver-N.log in the sweep's folder, which is made when session N begins: a start
     that is refused touches no log. No thread may have been started yet, for the process is forked.
+    Ctrl-C is handed on to it until then, and its end is waited for.
 
     Returns:
         In the process of its own, what `run` does. Here, 0 once the session has begun, else the
@@ -37,21 +40,26 @@ def run_detached(run: Callable[[Begun], int], show: Shown) -> int:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        # One that comes just now waits until it is known whom to hand it on to.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         pid = os.fork()
         if pid == 0:
             os.close(hears)
             _leave_terminal(out, errors)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             return run(lambda folder, session: _begin(folder, session, out, errors, tells))
         os.close(tells)
-        with os.fdopen(hears, "rb") as channel:
-            start = _Start(pid, out)
+        start = _Start(pid, out)
+        with os.fdopen(hears, "rb") as channel, start.interrupts_handed_on(mask):
             told = start.awaited(channel)
-            if told:
+            if told and not start.interrupted:
                 show(Path(os.fsdecode(told)), pid)
                 return 0
             status = start.ended()
-            sys.stderr.write(content(errors, 0).decode(errors="replace"))
-            return status
+        if told:  # just before it heard of the interrupt: what it says of its end is in its log
+            print(f"interrupted: it had just begun; see {shown_path(Path(os.fsdecode(told)))}")
+        sys.stderr.write(content(errors, 0).decode(errors="replace"))
+        return status
 
 
 def _leave_terminal(out: IO[bytes], errors: IO[bytes]) -> None:
@@ -93,31 +101,45 @@ class _Start:
     """
 
     def __init__(self, pid: int, out: IO[bytes]) -> None:
+        self.interrupted = False
+        """Whether an interrupt was handed on."""
         self._pid = pid
         self._out = out
         self._shown = 0
 
+    @contextlib.contextmanager
+    def interrupts_handed_on(self, mask: Iterable[int]) -> Iterator[None]:
+        """Hand interrupts on to the process meanwhile; `mask` are the signals blocked from now on.
+
+        Nothing is raised where one happens to arrive: the process would go on with nobody to wait.
+        """
+
+        def hand_on(number: int, _: FrameType | None) -> None:
+            self.interrupted = True
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self._pid, number)
+
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:  # as of what runs in a script's background
+            signal.signal(signal.SIGINT, hand_on)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def awaited(self, channel: IO[bytes]) -> bytes:
         """Return what comes from the channel; nothing if the process ends without a word."""
-        told = False
-        while not told:
-            try:
-                told = bool(select.select([channel], [], [], RELAY_EVERY_SECONDS)[0])
-            except KeyboardInterrupt:
-                os.kill(self._pid, signal.SIGINT)
+        while not select.select([channel], [], [], RELAY_EVERY_SECONDS)[0]:
             self._show()
+        self._show()
         return channel.read()
 
     def ended(self) -> int:
         """Return the exit status of the process, once it has ended."""
-        while True:
-            try:
-                status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-            except KeyboardInterrupt:
-                os.kill(self._pid, signal.SIGINT)
-                continue
-            self._show()
-            return status if status >= 0 else 128 - status
+        status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._show()
+        return status if status >= 0 else 128 - status
 
     def _show(self) -> None:
         new = content(self._out, self._shown)

@@ -18,8 +18,10 @@ from sweep.common.errors import SweepError
 from sweep.conduct.detach import RELAY_EVERY_SECONDS, show_begun
 from sweep.conduct.ordered import Order, order_of
 from sweep.config.sweep import SweepConfig
+from sweep.control.interruption import Interrupted, Interruption
 from sweep.record.folder import results_folder
 from sweep.record.identity import COMMIT_FILE, git_commit
+from sweep.show.commands import shown_path
 from trainable.common.errors import ConfigError, first_line
 from trainable.common.paths import PACKAGE_PARENT, project_folder
 from trainable.storage.s3 import WHERE
@@ -36,6 +38,9 @@ SENT = ("MLFLOW_TRACKING_URI", "LM_SWEEP_MLFLOW_PAGE", *WHERE)
 PATIENCE_SECONDS = 120.0
 """How long the head may take to start the process."""
 
+INTERRUPTED_PATIENCE_SECONDS = 10.0
+"""How long it may take to hear of a signal: nothing is lost if it is given up."""
+
 
 def run_on_head(
     config: SweepConfig, resume: str | None, *, verify_data: bool, ray_address: str | None
@@ -44,8 +49,11 @@ def run_on_head(
 
     Args: as for start_sweep; `resume` is the name of a sweep to go on with.
 
+    A first Ctrl-C (SIGTERM, SIGHUP) ends the sweep that is about to begin, a second the waiting.
+
     Returns:
-        0 once the session has begun, else the exit status of the process on the head.
+        0 once the session has begun; 128 + a signal that came before; else the exit status of the
+        process on the head.
 
     Raises:
         ConfigError, SweepError: no cluster is named or answers, or its head cannot run the sweep.
@@ -60,8 +68,20 @@ def run_on_head(
     there = order_of(config, resume, verify_data=verify_data, ray_address=head.address)
     results = results_folder()
     shared = str(results if results.is_dir() else project_folder())
-    with _code() as code, _marked(shared) as mark, in_cluster(head, address, _sent(code)):
-        return _Start(head, there, shared, mark).to_its_end(config.num_samples)
+    with (
+        Interruption() as interruption,
+        _code() as code,
+        _marked(shared) as mark,
+        in_cluster(head, address, _sent(code)),
+    ):
+        try:
+            interruption.require_none()
+            start = _Start(head, there, shared, mark, interruption)
+            return start.to_its_end(config.num_samples)
+        except Interrupted:
+            assert interruption.signal is not None
+            print("interrupted", file=sys.stderr)
+            return 128 + interruption.signal
 
 
 class _Start:
@@ -72,14 +92,19 @@ class _Start:
         order: what to run.
         shared: the project's folder.
         mark: name of a file in it.
+        interruption: notes signals.
     """
 
-    def __init__(self, head: Head, order: Order, shared: str, mark: str) -> None:
+    def __init__(
+        self, head: Head, order: Order, shared: str, mark: str, interruption: Interruption
+    ) -> None:
         from sweep.cluster.nodes import head_node  # Ray takes a while to import
         from sweep.cluster.tasks import on_node
         from sweep.conduct.head_driver import HeadDriver
 
         self._head = head
+        self._interruption = interruption
+        self._handed_on = False
         sent = {name: os.environ[name] for name in SENT if name in os.environ}
         actor = on_node(
             head_node(),
@@ -92,39 +117,75 @@ class _Start:
         self._actor = actor.remote(order, sent, shared, mark)
 
     def to_its_end(self, num_samples: int) -> int:
-        """Wait until the session has begun, or the process has ended; return the exit status."""
+        """Wait until the session has begun, or the process has ended; return the exit status.
+
+        Raises:
+            Interrupted: a signal came before the head had begun with it; it was called off.
+            SweepError: the head does not answer.
+        """
         shown = 0
         while True:
-            try:
-                news = self._news(shown)
-                shown += len(news.printed)
-                sys.stdout.write(news.printed.decode(errors="replace"))
-                sys.stdout.flush()
-                if news.log:
-                    process = f"process {news.pid} on the cluster's head, {self._head.host}"
-                    show_begun(Path(news.log), process, num_samples)
-                    return 0
-                if news.status is not None:
-                    sys.stderr.write(news.errors.decode(errors="replace"))
-                    return news.status
-                time.sleep(RELAY_EVERY_SECONDS)
-            except KeyboardInterrupt:
-                self._actor.interrupt.remote()
+            news = self._news(shown)
+            shown += len(news.printed)
+            sys.stdout.write(news.printed.decode(errors="replace"))
+            sys.stdout.flush()
+            self._hand_on()
+            signal = self._interruption.signal
+            if news.status is not None:
+                sys.stderr.write(news.errors.decode(errors="replace"))
+                return news.status if signal is None else 128 + signal
+            if news.log and signal is not None:
+                print(f"interrupted: it had just begun; see {shown_path(news.log)}")
+                return 128 + signal
+            if news.log:
+                process = f"process {news.pid} on the cluster's head, {self._head.host}"
+                show_begun(Path(news.log), process, num_samples)
+                return 0
+            time.sleep(RELAY_EVERY_SECONDS)
 
     def _news(self, since: int) -> "News":
         import ray
         from ray.exceptions import RayError
 
+        answer = self._actor.news.remote(since)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
-            news: News = ray.get(self._actor.news.remote(since), timeout=PATIENCE_SECONDS)
+            while not ray.wait([answer], timeout=RELAY_EVERY_SECONDS)[0]:
+                self._hand_on()
+                if time.monotonic() > deadline:
+                    break
+            news: News = ray.get(answer, timeout=0)
         except RayError as error:
-            with contextlib.suppress(RayError):  # the head itself is gone
-                ray.kill(self._actor)  # else it might start one later, and nobody would know
+            self._call_off()
             raise SweepError(
                 f"--detach head: the head, {self._head.host}, did not start a driver: "
                 f"{first_line(error)}; `status.py` lists the sweeps that run"
             ) from error
         return news
+
+    def _hand_on(self) -> None:
+        """Hand on a signal that has come, once.
+
+        Raises:
+            Interrupted: the head does not take it.
+        """
+        import ray
+
+        if self._handed_on or self._interruption.signal is None:
+            return
+        self._handed_on = True
+        taken = self._actor.interrupt.remote()
+        if not ray.wait([taken], timeout=INTERRUPTED_PATIENCE_SECONDS)[0]:
+            self._call_off()
+            raise Interrupted
+
+    def _call_off(self) -> None:
+        """End the actor: else it might start a driver later, and nobody would know."""
+        import ray
+        from ray.exceptions import RayError
+
+        with contextlib.suppress(RayError):  # the head itself is gone
+            ray.kill(self._actor)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """On a cluster's head: the actor that starts a sweep's driver there, and the process it starts."""
 
+import contextlib
 import json
 import os
 import signal
@@ -59,6 +60,8 @@ class HeadDriver:
     def __init__(self, order: Order, environment: dict[str, str], shared: str, mark: str) -> None:
         hears, tells = os.pipe()
         self._out, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        # The process inherits it: an interrupt waits until `main` can say what it does.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._starter = subprocess.Popen(  # noqa: S603 - fixed words, no shell
             # -P: by the code that was sent along, and not by what lies in the working folder.
             [sys.executable, "-P", "-c", _CODE, str(tells)],
@@ -69,6 +72,7 @@ class HeadDriver:
             pass_fds=[tells],
             start_new_session=True,
         )
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(tells)
         stdin = self._starter.stdin
         assert stdin is not None
@@ -91,8 +95,11 @@ class HeadDriver:
         return News(content(self._out, since), status=status, errors=errors)
 
     def interrupt(self) -> None:
-        """Hand a Ctrl-C on."""
-        if self._starter.poll() is None:
+        """Hand a Ctrl-C on, to the driver itself if it has just begun."""
+        if self._begun:
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                os.kill(self._begun[1], signal.SIGINT)
+        else:
             self._starter.send_signal(signal.SIGINT)
 
     def _stay(self, hears: int, me: Any) -> None:
@@ -120,6 +127,8 @@ def main(tells: int) -> None:
         os.write(tells, json.dumps([str(log), pid]).encode() + b"\n")
 
     def start(_: list[str]) -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray's own may ignore it
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         trouble = trouble_with(shared, mark, "this machine's")
         if trouble:
             raise SweepError(

@@ -32,7 +32,6 @@ from sweep.record.results import SweepRecord
 from sweep.record.storage import base_of
 from sweep.show.console import open_console, say
 from sweep.show.plan_text import tell_plan
-from trainable.common.errors import UserError
 from trainable.common.output import Output
 from trainable.common.paths import in_project
 from trainable.data.batches import TokenDataset, open_dataset
@@ -90,10 +89,9 @@ def start_sweep(
         folder, sweep = _create(config, dataset.digest, older_events(older))
         try:
             return run_session(folder, sweep, place, dataset, plan, output, begun)
-        except UserError:
-            if not SweepRecord.read(folder).sessions:  # refused before it began: leave nothing
-                shutil.rmtree(folder)
-            raise
+        finally:
+            if not SweepRecord.read(folder).sessions:
+                shutil.rmtree(folder)  # refused or interrupted before it began: the name is free
 
 
 @contextlib.contextmanager

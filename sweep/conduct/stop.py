@@ -9,7 +9,7 @@ from sweep.common.errors import SweepError
 from sweep.control.orders import Want, give_order
 from sweep.record.folder import read_sweep
 from sweep.record.lock import is_running
-from sweep.record.results import SweepRecord
+from sweep.record.results import ENDS, SweepRecord
 from sweep.show.console import say
 from sweep.show.summary import end_text
 
@@ -40,7 +40,11 @@ def stop_sweep(
         ) from error
     say(console, f"{name}: asked to {want}; it saves its trials and ends")
     _wait_for_end(folder, want, patience)
-    say(console, end_text(name, read_sweep(folder).config, SweepRecord.read(folder)))
+    record = SweepRecord.read(folder)
+    if not record.sessions:
+        say(console, f"{name}: {ENDS[want]} before the first trial; nothing is left of it")
+        return
+    say(console, end_text(name, read_sweep(folder).config, record))
 
 
 def _wait_for_end(folder: Path, want: Want, patience: float) -> None:

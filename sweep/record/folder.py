@@ -106,9 +106,11 @@ def create_sweep(name: str, sweep: SweepFile, events: Sequence[Event] = ()) -> P
             f"--name {name}: a sweep of this name exists; go on with `--resume {name}` "
             "or choose another name"
         ) from error
-    except OSError as error:
+    except BaseException as error:  # Ctrl-C, too
         shutil.rmtree(folder, ignore_errors=True)
-        raise SweepError(f"sweep folder {folder}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise SweepError(f"sweep folder {folder}: {error.strerror}") from error
+        raise
     return folder
 
 

@@ -25,6 +25,8 @@ def interrupted_text(
 ) -> str:
     """Return what to say of a sweep that a signal ended, or that was asked for its end."""
     how = f"{ENDS[wanted]} by status.py {name} --{wanted}" if wanted else "interrupted"
+    if not record.sessions:
+        return f"{how} before the first trial"
     resume = next_commands(name, num_samples)["resume"]
     return f"{how}: {counts_text(record) or 'no trial started'}; go on with\n  {resume}"
 

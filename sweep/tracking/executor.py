@@ -70,6 +70,12 @@ class Executor:
             self._client, self.experiment_id, self.runs[PARENT], self._name, self._sweep
         )
 
+    def withdraw(self) -> None:
+        """Delete the parent run: the sweep ended before it began."""
+        parent = self.runs.pop(PARENT, None)
+        if parent is not None:
+            self._client.delete_run(parent)
+
     def describe_experiment(self) -> None:
         """Say in the experiment's description which sweeps it holds."""
         describe_experiment(self._client, self.experiment_id)

@@ -128,11 +128,17 @@ class MlflowRuns:
     def finish(self) -> None:
         """Complete the sweep's page, and make sorted queries fast, once a session has ended.
 
+        Of a sweep that ended before its first session had begun nothing is left.
+
         Raises:
             Exception: the store failed; done again, it changes nothing that was done.
         """
         assert self._executor is not None
-        record, parent = SweepRecord.read(self._folder), self._executor.runs[PARENT]
+        record = SweepRecord.read(self._folder)
+        if not record.sessions and set(self._executor.runs) <= {PARENT}:  # no record that was lost
+            self._executor.withdraw()
+            return
+        parent = self._executor.runs[PARENT]
         for call in page_calls(
             self._folder, self._sweep, record, self._executor.experiment_id, parent
         ):
