@@ -9,7 +9,9 @@ from sweep.cluster.address import named_address, require_cluster
 from sweep.cluster.admission import marked, own_facts, probe_node
 from sweep.cluster.packing import Machine
 from sweep.cluster.placement import Room
+from sweep.cluster.waiting import Waiting
 from sweep.common.errors import SweepError
+from sweep.config.parts import parts_of
 from sweep.config.resources import Share
 from trainable.data.batches import open_dataset
 
@@ -35,6 +37,24 @@ def test_trials_are_counted_by_whole_nodes(settings, machines, trials):
     running = [Share(1, 0)] * (trials - 1)
     assert fits(running, Share(1, 0))
     assert not fits([*running, Share(1, 0)], Share(1, 0))
+
+
+def test_what_no_node_is_large_enough_for_is_told_once_until_there_is_one():
+    large, others = parts_of(sweep_config(resources={"model.d_model >= 64": {"cpus": 2}}))
+    waiting = Waiting()
+    assert waiting.news([], "a: 2 CPU, 0 GPU") == []
+    assert waiting.news([large], "a: 1 CPU, 0 GPU") == [
+        "no node is left with the 2 CPU and 0 GPU that trials with model.d_model >= 64 take each "
+        "(a: 1 CPU, 0 GPU): they wait, and those behind them, until one joins"
+    ]
+    assert waiting.news([large], "a: 1 CPU, 0 GPU") == []
+    (told,) = waiting.news([large, others], "none")
+    assert told.startswith("no node is left with the 1 CPU and 0 GPU that all other trials take ")
+    (told,) = waiting.news([large], "b: 1 CPU, 0 GPU")
+    assert told == "all other trials go on: a node with 1 CPU and 0 GPU has joined"
+    (told,) = waiting.news([], "c: 2 CPU, 0 GPU")
+    assert told.startswith("trials with model.d_model >= 64 go on: ")
+    assert len(waiting.news([large], "none")) == 1
 
 
 def test_a_node_is_compared_in_all_that_decides_numbers(tiny_config, tmp_path):

@@ -65,6 +65,7 @@ def test_a_sweep_is_followed_to_its_end(capsys, monkeypatch):
         for step in (
             [ended("t000", "stopped", step=10), started("t001")],
             [event("trial_restarted", trial="t001", reason="its worker died")],
+            [event("notice", text="node 10.0.0.2 is gone")],
             [evaluation("t001", 80, 3.0), ended("t001", "finished")],
         ):
             write_events(folder, step)
@@ -77,6 +78,7 @@ def test_a_sweep_is_followed_to_its_end(capsys, monkeypatch):
     lines = told.splitlines()
     assert lines[0].startswith("[1/2] t000 ")
     assert "t001: its worker died" in lines
+    assert "node 10.0.0.2 is gone" in lines
     assert lines[-1].startswith("followed: complete: 1 finished, 1 stopped of 2 in ")
 
 

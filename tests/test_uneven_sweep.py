@@ -4,11 +4,23 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from cluster_nodes import cluster_nodes
-from live_sweeps import FIXED, UNTRACKED, evaluated, events, make_project, run, wait_for
+from live_sweeps import (
+    ENDLESS,
+    FIXED,
+    ROOT,
+    UNTRACKED,
+    evaluated,
+    events,
+    make_project,
+    run,
+    wait_for,
+)
 
 from sweep.record.results import SweepRecord
 
@@ -19,10 +31,10 @@ FLAGS = ("--asha.no-enabled", *FIXED, *UNTRACKED, "--num-samples", "4")
 LONG = ("--trial.train.steps", "400", "--trial.train.eval-every", "50")
 
 
-def make_uneven(home: Path, cpus: int = 2) -> Path:
+def make_uneven(home: Path, cpus: int = 2, widths: tuple[int, ...] = WIDTHS) -> Path:
     """Make a project with a sweep whose wide trials take more CPUs; return its config."""
     config = make_project(home)
-    points = [{"optim.lr": 1e-2 / (n + 1), "model.d_model": w} for n, w in enumerate(WIDTHS)]
+    points = [{"optim.lr": 1e-2 / (n + 1), "model.d_model": w} for n, w in enumerate(widths)]
     text, count = re.subn(
         r"start_points:\n.*\n", f"start_points: {json.dumps(points)}\n", config.read_text()
     )
@@ -116,3 +128,54 @@ def test_large_trials_run_on_the_large_node_and_are_refused_without_one(tmp_path
         (large,) = (event["node"] for event in told if event["params"]["model.d_model"] == 32)
         assert large == nodes.ip(1)
         assert threads_of(folder) == {f"t{n:03d}": {1 + (w == 32)} for n, w in enumerate(WIDTHS)}
+
+
+@pytest.mark.fault
+def test_a_large_trial_whose_node_leaves_waits_and_that_is_told_until_one_joins(tmp_path, start):
+    """In the terminal, and where the sweep is followed; a signal ends it while it waits."""
+    folder = tmp_path / "results" / "waits"
+    config = ("--config", str(make_uneven(tmp_path, widths=(32, 16))), "--name", "waits")
+    flags = (*ENDLESS, *UNTRACKED, "--num-samples", "2", "--max-failures", "4")
+    takes = "2 CPU and 0 GPU"
+    waits = (
+        f"no node is left with the {takes} that trials with model.d_model >= 32 take each "
+        "(10.77.0.1: 1 CPU, 0 GPU): they wait, and those behind them, until one joins"
+    )
+    goes_on = f"trials with model.d_model >= 32 go on: a node with {takes} has joined"
+
+    def told() -> list[str]:
+        texts = [event["text"] for event in events(folder) if event["event"] == "notice"]
+        return [text for text in texts if text in (waits, goes_on)]
+
+    def reached() -> int:
+        told = [e for e in events(folder) if e["event"] == "evaluation" and e["trial"] == "t000"]
+        return max((e["metrics"]["step"] for e in told), default=0)
+
+    with cluster_nodes(3, up=1) as nodes:
+        nodes.start(1, cpus=2)
+        nodes.wait_for(2)
+        joins = ("--ray-address", nodes.address)
+        sweep = start(tmp_path, *config, *flags, *joins, before=nodes.within(0), **nodes.driver)
+        wait_for(lambda: reached() >= 500 or sweep.poll() is not None)
+        following = subprocess.Popen(
+            [sys.executable, ROOT / "sweep/status.py", "waits", "--follow"],
+            env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        nodes.kill(1)
+        wait_for(lambda: told() == [waits], 90)
+        before = reached()
+        nodes.start(2, cpus=2)
+        wait_for(lambda: told() == [waits, goes_on], 120)
+        wait_for(lambda: reached() >= before + 500, 120)
+        nodes.kill(2)
+        wait_for(lambda: told() == [waits, goes_on, waits], 90)
+        sweep.send_signal(signal.SIGTERM)
+        output, errors = sweep.communicate(timeout=60)
+        followed, _ = following.communicate(timeout=60)
+    assert sweep.returncode == 143, output + errors
+    for text in (output, followed):
+        assert [line for line in text.splitlines() if line in (waits, goes_on)] == told()
+        assert "node 10.77.0.2 is gone" in text.splitlines()
+    assert SweepRecord.read(folder).counts() == {"interrupted": 2}

@@ -11,6 +11,7 @@ from sweep.cluster.packing import Machine, trials_that_fit
 from sweep.cluster.placement import Room
 from sweep.cluster.staging import Staging
 from sweep.cluster.tasks import cause, on_node
+from sweep.config.parts import Part, parts_of
 from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
 
@@ -47,6 +48,7 @@ class AdmittedNodes:
         """What the admitted processors say of bf16: unlike ones say both."""
         self.room = Room(config)
         """How many trials machines hold."""
+        self._parts = parts_of(config)
         self._driver = driver
         copy = staging.digest if staging else None
         self._asked_for = (config.trial, storage, mark, copy, verify)
@@ -91,6 +93,11 @@ class AdmittedNodes:
         """Return the node with the least memory that has what a trial takes; None: none has."""
         holding = [n for n in self._admitted.values() if trials_that_fit(share, n.total)]
         return min(holding, key=lambda node: node.memory_bytes, default=None)
+
+    @property
+    def too_small_for(self) -> list[Part]:
+        """The parts of the sweep of which no admitted node holds a trial."""
+        return [part for part in self._parts if self.smallest(part.share) is None]
 
     def compare_all(self) -> list[str]:
         """Compare every node large enough for a trial; return what keeps which from training."""

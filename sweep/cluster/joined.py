@@ -24,9 +24,9 @@ from sweep.cluster.quiet import ENVIRONMENT
 from sweep.cluster.spreading import spreading_controller
 from sweep.cluster.staging import Staging
 from sweep.cluster.tasks import on_node, origin
+from sweep.cluster.waiting import Waiting
 from sweep.cluster.watch import RayWatch
 from sweep.common.errors import SweepError
-from sweep.config.parts import parts_of
 from sweep.config.resources import Fits, Share
 from sweep.config.sweep import SweepConfig
 from sweep.plan.probe import settled_by_largest
@@ -94,6 +94,7 @@ class Cluster:
         self._nodes: AdmittedNodes | None = None
         self._looked = 0.0
         self._where: dict[str, str] = {}
+        self._waiting = Waiting()
 
     @property
     def nodes(self) -> AdmittedNodes:
@@ -139,14 +140,13 @@ class Cluster:
                 f"--ray-address {self._head.address}: trials could not be compared: "
                 f"{'; '.join(refused)}; make these nodes like the driver, or take them away"
             )
-        for part in parts_of(self._config):
-            if self._nodes.smallest(part.share) is None:
-                raise SweepError(
-                    f"--ray-address {self._head.address}: no node has the {part.share.words} that "
-                    f"{part.words} take each ({self._nodes.words}); lower "
-                    f"{'resources' if part.condition else 'cpus_per_trial or gpus_per_trial'}, "
-                    "or let such a node join first"
-                )
+        for part in self._nodes.too_small_for:
+            raise SweepError(
+                f"--ray-address {self._head.address}: no node has the {part.share.words} that "
+                f"{part.words} take each ({self._nodes.words}); lower "
+                f"{'resources' if part.condition else 'cpus_per_trial or gpus_per_trial'}, "
+                "or let such a node join first"
+            )
 
     def there(
         self, work: Callable[..., T], config: SweepConfig, dataset: TokenDataset, *more: Any
@@ -196,7 +196,8 @@ class Cluster:
     def _fits_now(self) -> Fits:
         """Return what says whether one more trial may begin; the cluster is asked once a second."""
         if time.monotonic() - self._looked > LOOK_EVERY_SECONDS:
-            for line in self.nodes.look():
+            news = self.nodes.look()
+            for line in [*news, *self._waiting.news(self.nodes.too_small_for, self.nodes.words)]:
                 self.tell(line)
             self._looked = time.monotonic()
         return self.nodes.fits

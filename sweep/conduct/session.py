@@ -175,6 +175,8 @@ class Session:
             progress = Progress(config, self._record, seconds, self._console, self._trouble)
             self._log.listen(progress.notice)
             with progress:
+                # On record, so that it is told wherever the sweep is followed.
+                self._place.tell = lambda line: self._log.append("notice", text=line)
                 run_trials(
                     config,
                     self._folder,

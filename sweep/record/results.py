@@ -168,7 +168,7 @@ class SweepRecord:
             resume).
         trial_restarted: trial, reason.
         evaluation: trial, metrics; worker (host:process), where it is another one.
-        checkpoint: trial, step, val_loss, path. notice: trial, text.
+        checkpoint: trial, step, val_loss, path. notice: text, trial if it is of one.
         outcome: trial, outcome, step, rung, reason. trial_lost: trial (see repair.py).
         """
         kind = event["event"]
@@ -195,7 +195,7 @@ class SweepRecord:
             self.older.append(_older(event))
         elif kind == "trial_lost":
             self.lost.add(trial_number(trial_name(event["trial"])))
-        else:
+        elif kind != "notice" or "trial" in event:
             self._apply_to_trial(self.trials[event["trial"]], kind, event)
         self.updated = event["time"]
 

@@ -69,7 +69,7 @@ class Progress:
         kind = event["event"]
         if kind in ("trial_restarted", "notice"):
             text = event.get("reason") or event.get("text")
-            say(self._console, f"{event['trial']}: {text}")
+            say(self._console, f"{event['trial']}: {text}" if "trial" in event else str(text))
         elif kind == "outcome":
             trial = self._record.trials[event["trial"]]
             if trial.outcome in ("failed", "out_of_memory"):
