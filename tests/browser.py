@@ -1,8 +1,11 @@
 """Debian's Chromium, driven by Playwright, for the tests: real pages as a person sees them."""
 
 import contextlib
+import shlex
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
@@ -21,12 +24,19 @@ FLAGS = (
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[Browser]:
-    """Start a browser with an empty profile; the test is skipped where there is no Chromium."""
+def open_browser(before: Sequence[str] = ()) -> Iterator[Browser]:
+    """Start a browser with an empty profile; the test is skipped where there is no Chromium.
+
+    Args:
+        before: what its command begins with, to be in another network, say.
+    """
     if CHROMIUM is None:
         pytest.skip("no chromium: `apt-get install chromium` brings it")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        program = Path(folder) / "chromium"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join([*before, CHROMIUM])} "$@"\n')
+        program.chmod(0o755)
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
         yield browser
         browser.close()
 
