@@ -56,17 +56,24 @@ def test_a_killed_driver_is_resumed_where_it_was(tmp_path, start, monkeypatch):
     shutil.rmtree(temporary)
 
 
-@pytest.mark.parametrize("moment", ["Ray starts", "the session begins"])
-def test_a_signal_before_the_first_trial_ends_the_sweep_gracefully(tmp_path, start, moment):
-    folder = tmp_path / "results" / "early"
+def test_a_signal_before_the_first_session_leaves_nothing(tmp_path, start):
     flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
     sweep = start(tmp_path, *flags, *ALONE)
     scratch = f"{tempfile.gettempdir()}/lm-ray-{sweep.pid}-*"
-    there = {
-        "Ray starts": lambda: glob.glob(scratch),
-        "the session begins": lambda: events(folder),
-    }
-    wait_for(there[moment])
+    wait_for(lambda: glob.glob(scratch))  # Ray starts
+    sweep.send_signal(signal.SIGTERM)
+    output, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 143, output + errors
+    assert output.endswith("interrupted before the first trial\n")
+    assert errors == ""
+    assert not list((tmp_path / "results").iterdir())
+
+
+def test_a_signal_before_the_first_trial_ends_the_sweep_gracefully(tmp_path, start):
+    folder = tmp_path / "results" / "early"
+    flags = ("--config", str(make_project(tmp_path)), "--name", "early", *ENDLESS, *UNTRACKED)
+    sweep = start(tmp_path, *flags, *ALONE)
+    wait_for(lambda: events(folder))  # the session begins
     sweep.send_signal(signal.SIGTERM)
     output, errors = sweep.communicate(timeout=60)
     assert sweep.returncode == 143, output + errors
