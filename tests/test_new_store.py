@@ -4,9 +4,12 @@ import contextlib
 import random
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import RunPython
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from sweep_samples import new_sweep
 
 from sweep.common.errors import SweepError
@@ -73,6 +76,24 @@ def test_first_sweeps_at_once_share_one_store(project: Path, run_python: RunPyth
     experiment = client.get_experiment_by_name("lm-sweep")
     runs = client.search_runs([experiment.experiment_id])
     assert sorted(run.info.run_name for run in runs) == ["one", "three", "two"]
+
+
+def test_a_dataset_that_two_sweeps_record_at_once_is_recorded(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs, tries = MlflowClient.log_inputs, []
+
+    def collides_once(*arguments: Any, **more: Any) -> None:
+        tries.append(arguments)
+        if len(tries) == 1:
+            raise MlflowException("UNIQUE constraint failed: datasets.digest")
+        log_inputs(*arguments, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", collides_once)
+    MlflowRuns(*new_sweep("one")).connect()
+    client = open_client(f"sqlite:///{project / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("lm-sweep").experiment_id])
+    assert len(run.inputs.dataset_inputs) == 1
 
 
 @pytest.mark.parametrize("left", [[], ["CREATE TABLE experiments (experiment_id INTEGER)"]])

@@ -55,6 +55,7 @@ def complete_parent(
 ) -> None:
     """Log what a parent shows, unless it was: a crash may have come between."""
     from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    from mlflow.exceptions import MlflowException
 
     run = client.get_run(run_id)
     if run.inputs.dataset_inputs:
@@ -93,7 +94,11 @@ def complete_parent(
         source=json.dumps({"uri": str(folder)}),
     )
     context = [InputTag("mlflow.data.context", "training")]
-    client.log_inputs(run_id, datasets=[DatasetInput(dataset, context)])
+    inputs = [DatasetInput(dataset, context)]
+    try:
+        client.log_inputs(run_id, datasets=inputs)
+    except MlflowException:  # two sweeps made the dataset's row at once: now it is found
+        client.log_inputs(run_id, datasets=inputs)
 
 
 def _resources_param(config: SweepConfig) -> dict[str, str]:
