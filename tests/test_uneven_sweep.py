@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster_nodes import cluster_nodes
+from cluster_sweeps import step_of
 from live_sweeps import (
     ENDLESS,
     FIXED,
@@ -147,16 +148,12 @@ def test_a_large_trial_whose_node_leaves_waits_and_that_is_told_until_one_joins(
         texts = [event["text"] for event in events(folder) if event["event"] == "notice"]
         return [text for text in texts if text in (waits, goes_on)]
 
-    def reached() -> int:
-        told = [e for e in events(folder) if e["event"] == "evaluation" and e["trial"] == "t000"]
-        return max((e["metrics"]["step"] for e in told), default=0)
-
     with cluster_nodes(3, up=1) as nodes:
         nodes.start(1, cpus=2)
         nodes.wait_for(2)
         joins = ("--ray-address", nodes.address)
         sweep = start(tmp_path, *config, *flags, *joins, before=nodes.within(0), **nodes.driver)
-        wait_for(lambda: reached() >= 500 or sweep.poll() is not None)
+        wait_for(lambda: step_of(folder, "t000") >= 500 or sweep.poll() is not None)
         following = subprocess.Popen(
             [sys.executable, ROOT / "sweep/status.py", "waits", "--follow"],
             env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
@@ -165,10 +162,10 @@ def test_a_large_trial_whose_node_leaves_waits_and_that_is_told_until_one_joins(
         )
         nodes.kill(1)
         wait_for(lambda: told() == [waits], 90)
-        before = reached()
+        before = step_of(folder, "t000")
         nodes.start(2, cpus=2)
         wait_for(lambda: told() == [waits, goes_on], 120)
-        wait_for(lambda: reached() >= before + 500, 120)
+        wait_for(lambda: step_of(folder, "t000") >= before + 500, 120)
         nodes.kill(2)
         wait_for(lambda: told() == [waits, goes_on, waits], 90)
         sweep.send_signal(signal.SIGTERM)
