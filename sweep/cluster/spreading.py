@@ -29,7 +29,7 @@ class AdmittedResources(PlacementGroupResourceManager):  # type: ignore[misc]  #
 
     def request_resources(self, resource_request: ResourceRequest) -> None:
         """Ask for a placement group on one of the nodes that are admitted by now."""
-        self._aimed_at = frozenset(self.nodes())
+        self._aim()
         aimed = copy.copy(resource_request)  # Tune takes equal ones for one
         bundles = resource_request.bundles
         selector = {NODE_ID: f"in({','.join(sorted(self._aimed_at)) or 'none'})"}
@@ -39,16 +39,21 @@ class AdmittedResources(PlacementGroupResourceManager):  # type: ignore[misc]  #
         super().request_resources(aimed)
 
     def update_state(self) -> None:
-        """Aim what is still waited for at a node that has joined, too."""
-        if not self._aimed_at.issuperset(self.nodes()):
-            for request, waiting in list(self._request_to_staged_pgs.items()):
-                count = len(waiting)
-                for _ in range(count):
-                    self.cancel_resource_request(request)
-                for _ in range(count):
-                    self.request_resources(request)
-            self._aimed_at = frozenset(self.nodes())
+        """See what is there of what was asked for."""
+        self._aim()
         super().update_state()
+
+    def _aim(self) -> None:
+        """Aim what is still waited for at nodes that have joined, too."""
+        if self._aimed_at.issuperset(self.nodes()):
+            return
+        self._aimed_at = frozenset(self.nodes())
+        for request, waiting in list(self._request_to_staged_pgs.items()):
+            count = len(waiting)
+            for _ in range(count):
+                self.cancel_resource_request(request)
+            for _ in range(count):
+                self.request_resources(request)
 
 
 class SpreadingController(ForgivingController):
