@@ -102,15 +102,24 @@ class Nodes:
             _ip("-n", name, "link", "set", "lo", "up")
             _ip("-n", name, "link", "set", end, "up")
 
-    def start(self, number: int, *, before: str = "true", cpus: int = 1, **env: str) -> None:
-        """Start Ray on a node, which then joins; `before` is a shell command that it begins with.
+    def start(
+        self, number: int, *flags: str, before: str = "true", cpus: int = 1, **env: str
+    ) -> None:
+        """Start Ray on a node, which then joins, with more flags of `ray start`.
 
-        The command runs where mounts are the node's alone. What is left of the node from before
-        is ended.
+        `before` is a shell command that it begins with, where mounts are the node's alone. What is
+        left of the node from before is ended.
         """
         if number in self._started:
             self.kill(number)
             self._started[number].wait(10)
+        begun = self.beginning(number, *flags, before=before, cpus=cpus, **env)
+        self._started[number] = begin(**begun)
+
+    def beginning(
+        self, number: int, *flags: str, before: str = "true", cpus: int = 1, **env: str
+    ) -> dict:
+        """Return what `begin` takes to start a node: its command, environment and log."""
         home = self._folder / f"home{number}"
         home.mkdir(exist_ok=True)
         scratch = tempfile.mkdtemp(prefix="lm")  # short, for the names of Ray's sockets
@@ -121,23 +130,16 @@ class Nodes:
             **{"num-cpus": cpus, "node-ip-address": self.ip(number), "temp-dir": f"{scratch}/r"},
             "object-store-memory": 80_000_000,
         }
-        flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        given = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         ray = [sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"]
         kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "LM_SWEEP_HOME")}
         places = {"HOME": str(home), "TMPDIR": scratch, "XDG_CACHE_HOME": str(home)}
-        with (self._folder / f"node{number}.log").open("ab") as log:
-            node = subprocess.Popen(
-                [
-                    *(*self.within(number), "sh", "-c", f'{before} && exec "$@"', "sh"),
-                    *(*ray, "--disable-usage-stats", *flags),
-                ],
-                env=kept | places | self.driver | HEALTH | env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._started[number] = node
+        within = [*self.within(number), "sh", "-c", f'{before} && exec "$@"', "sh"]
+        return {
+            "command": [*within, *ray, "--disable-usage-stats", *given, *flags],
+            "environment": kept | places | self.driver | HEALTH | env,
+            "log": str(self._folder / f"node{number}.log"),
+        }
 
     def wait_for(self, count: int, seconds: float = 240) -> None:
         """Wait until so many nodes have joined."""
@@ -210,6 +212,19 @@ class Nodes:
             node.wait(10)
         for scratch in self._scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def begin(command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    """Start a node as `Nodes.beginning` says."""
+    with open(log, "ab") as told:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=told,
+            stderr=told,
+            start_new_session=True,
+        )
 
 
 @contextlib.contextmanager

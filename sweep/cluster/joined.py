@@ -190,7 +190,7 @@ class Cluster:
         Gives what waits for the start, which has been made.
         """
         lost = RayWatch(cluster_is_lost(self._head), last_words)
-        with lost, room_requested(self._config):
+        with lost, room_requested(self._config, lambda line: self.tell(line)):
             yield lambda: None
 
     def _fits_now(self) -> Fits:
