@@ -16,8 +16,9 @@ from sweep_samples import (
 )
 
 from sweep.conduct.settle import settle_record
-from sweep.record.events import Event, read_events
-from sweep.record.results import SweepRecord
+from sweep.engine.closing import close_session
+from sweep.record.events import Event, EventLog, read_events
+from sweep.record.results import EndedBy, SweepRecord
 
 pytestmark = pytest.mark.fault
 
@@ -110,3 +111,23 @@ def test_an_interrupted_trial_is_interrupted_once() -> None:
 def test_a_session_is_complete_once_all_trials_have_ended(asked: int, completed: bool) -> None:
     _, added = settled(run_of("t000", {0: 5.0, 80: 1.0}, "finished"), num_samples=asked)
     assert [(e["event"], e["completed"]) for e in added] == [("session_ended", completed)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given", "told"),
+    [(1, "time_budget", None), (20, "time_budget", "time_budget"), (20, None, None)],
+)
+def test_what_ended_a_session_is_told_only_where_trials_are_left(
+    asked: int, given: EndedBy | None, told: str | None
+) -> None:
+    folder, sweep = new_sweep("ended")
+    events = [session(num_samples=asked), *run_of("t000", {0: 5.0, 80: 1.0}, "finished")]
+    write_events(folder, *events)
+    record, log = SweepRecord.read(folder), EventLog(folder)
+    log.listen(record.apply)
+    close_session(folder, sweep.config, record, log, ended_by=given)
+    log.close()
+    (end,) = read_events(folder)[len(events) :]
+    assert end["event"] == "session_ended"
+    assert end.get("ended_by") == told
+    assert ("ended_by" in end) == (told is not None)

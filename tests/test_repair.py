@@ -76,6 +76,11 @@ def test_a_flipped_bit_in_any_byte_of_a_line_is_mended() -> None:
     assert mended(b"\0" * 10**6) == []
 
 
+def test_a_long_line_is_not_tried_for_it_would_take_minutes() -> None:
+    line = to_line(event("failure", trial="t000", reason="x" * 20_000))
+    assert mended(bytes([line[0] ^ 1]) + line[1:]) == []
+
+
 def test_a_flipped_newline_is_mended_to_two_lines() -> None:
     lines = [to_line(started("t000")), to_line(evaluated("t000", 0, 5.0))]
     for place in range(8):
@@ -132,11 +137,23 @@ def test_a_trial_without_its_start_is_lost_and_its_number_with_it(
 def test_a_lost_start_of_a_session_is_written_again() -> None:
     """Else the next session would take the number, and write into the same folder."""
     folder, _ = damaged_sweep("first", [0])
-    (folder / "session-1" / "t002").mkdir(parents=True)
+    for number in (1, 3, 2):
+        (folder / f"session-{number}" / "t002").mkdir(parents=True)
     assert status(["first", "--repair"]) == 0
     record = SweepRecord.read(folder)
-    assert (record.sessions, record.num_samples, record.seconds) == (1, 8, 0.0)
+    assert (record.sessions, record.num_samples, record.seconds) == (3, 8, 0.0)
     assert len(record.trials) == 3
+
+
+def test_trials_without_their_starts_are_written_in_their_order() -> None:
+    folder, _ = new_sweep("orphans")
+    names = [f"t{number:03d}" for number in range(9)]
+    write_events(folder, session(num_samples=9), *(evaluated(name, 0, 5.0) for name in names))
+    with pytest.raises(SweepError):
+        SweepRecord.read(folder)
+    assert status(["orphans", "--repair"]) == 0
+    lost = [e["trial"] for e in read_events(folder) if e["event"] == "trial_lost"]
+    assert lost == names
 
 
 def test_events_that_name_no_trial_are_set_aside_although_their_checksum_fits() -> None:

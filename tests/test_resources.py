@@ -231,6 +231,8 @@ def test_how_many_run_at_once_is_asked_only_where_all_take_the_same() -> None:
     assert (even.most(machines), even.is_uneven) == (6, False)
     assert (room.most(machines), room.is_uneven) == (3, True)
     assert Room(uneven()).most(machines) == 6
+    two = Room(uneven({"model.d_model >= 64": {"cpus": 4, "gpus": 0}}, gpus_per_trial=1))
+    assert (two.most(machines), two.is_uneven) == (2, True), "one of each kind"
     assert room.most_of(Share(4, 0), machines) == 1
     running = [Share(1, 0)] * 3
     assert not room.fits(machines)(running, Share(1, 0)), "max_concurrent holds"
