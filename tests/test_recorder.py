@@ -37,8 +37,9 @@ class Session:
         )
         self.log.append("session_started", session=1, num_samples=config.num_samples)
 
-    def trial(self, name: str = "t000") -> Trial:
-        return Trial("trial", config={"name": name, "params": {"optim.lr": 1e-3}}, stub=True)
+    def trial(self, name: str = "t000", **facts: Any) -> Trial:
+        config = {"name": name, "params": {"optim.lr": 1e-3}, **facts}
+        return Trial("trial", config=config, stub=True)
 
     def tell(self, callback: str, trial: Trial, **facts: Any) -> None:
         getattr(self.recorder, callback)(iteration=0, trials=[trial], trial=trial, **facts)
@@ -173,3 +174,25 @@ def test_a_trials_worker_is_recorded_where_it_is_another_one():
         session.report(trial, step, 3.0, pid=pid)
     told = [event.get("worker") for event in session.events("evaluation")]
     assert told == ["here:7", None, "here:8", None]
+
+
+def test_the_record_says_which_trial_is_the_answer() -> None:
+    session = Session()
+    session.start("t000")
+    session.tell("on_trial_start", session.trial("t001", answer=True))
+    assert {t.name: t.is_answer for t in session.record.trials.values()} == {
+        "t000": False,
+        "t001": True,
+    }
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "out_of_memory"])
+def test_a_trial_that_could_not_go_on_ends_with_its_own_words(outcome: str) -> None:
+    session = Session()
+    trial = session.start()
+    session.report(trial, 10, 3.0)
+    session.report(trial, 17, float("nan"), outcome=outcome, notice="at a rate of 1e3")
+    session.tell("on_trial_complete", trial)
+    (ended,) = session.events("outcome")
+    assert (ended["outcome"], ended["reason"], ended["step"]) == (outcome, "at a rate of 1e3", 17)
+    assert len(session.events("evaluation")) == 1
