@@ -29,7 +29,7 @@ from sweep.tracking.calls import Call
 from sweep.tracking.delivery import STATE_FILE, read_delivery
 from sweep.tracking.executor import Executor
 from sweep.tracking.runs import MlflowRuns
-from sweep.tracking.store import open_client, tracking_uri
+from sweep.tracking.store import address_shown, address_stored, open_client, tracking_uri
 
 pytestmark = pytest.mark.fault
 
@@ -292,3 +292,19 @@ def test_a_deleted_experiment_is_told_with_its_remedy(store: Path) -> None:
     with pytest.raises(SweepError, match=f"mlflow experiments restore -x {number}") as caught:
         MlflowRuns(*new_sweep("nowhere")).connect()
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored", "shown"),
+    [
+        ("http://me:secret@host:5000/a", "http://***@host:5000/a", "http://***@host:5000/a"),
+        ("sqlite:///{project}/mlflow.db", "sqlite:///mlflow.db", "sqlite:///{project}/mlflow.db"),
+        ("sqlite:////elsewhere/m.db", "sqlite:////elsewhere/m.db", "sqlite:////elsewhere/m.db"),
+    ],
+)
+def test_a_store_is_remembered_without_secrets_and_relative_to_the_project(
+    uri: str, stored: str, shown: str, project: Path
+) -> None:
+    uri, shown = (each.format(project=project) for each in (uri, shown))
+    assert address_stored(uri) == stored
+    assert address_shown(stored) == shown
