@@ -19,7 +19,7 @@ def strace(tmp_path: Path) -> tuple[str, ...]:
     program = shutil.which("strace")
     if program is None:
         pytest.skip("strace, which tells what is synced, is not installed")
-    calls = ("--seccomp-bpf", "-f", "-y", "-ttt", "-e", "trace=fsync,fdatasync")
+    calls = ("--seccomp-bpf", "-f", "-y", "-ttt", "-e", "trace=fsync,fdatasync,rename")
     before = (program, *calls, "-o", str(tmp_path / "trace.txt"))
     if subprocess.run([*before, "true"], capture_output=True).returncode:
         pytest.skip("this system does not let strace look")
@@ -79,3 +79,12 @@ def test_a_trial_by_hand_waits_for_its_checkpoint(
     names = {path.name.split(".")[1] for path in when if path.parent == tmp_path / "saved"}
     assert names == {"state", "manifest"}
     assert tmp_path / "saved" in when
+
+
+def test_a_new_store_has_its_name_on_the_disk(tmp_path: Path, strace: tuple[str, ...]) -> None:
+    code = "import sys; from pathlib import Path; from sweep.tracking.new_store import make_store;"
+    words = (sys.executable, "-c", f"{code} make_store(Path(sys.argv[1]))", str(tmp_path / "s.db"))
+    subprocess.run([*strace, *words], check=True, timeout=120)
+    calls = (tmp_path / "trace.txt").read_text(encoding="utf-8").splitlines()
+    (named,) = [n for n, call in enumerate(calls) if "rename(" in call and '/s.db")' in call]
+    assert any(f"<{tmp_path}>" in call for call in calls[named:] if "sync(" in call)
