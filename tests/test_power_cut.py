@@ -88,3 +88,16 @@ def test_a_new_store_has_its_name_on_the_disk(tmp_path: Path, strace: tuple[str,
     calls = (tmp_path / "trace.txt").read_text(encoding="utf-8").splitlines()
     (named,) = [n for n, call in enumerate(calls) if "rename(" in call and '/s.db")' in call]
     assert any(f"<{tmp_path}>" in call for call in calls[named:] if "sync(" in call)
+
+
+def test_a_dataset_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, strace: tuple[str, ...]
+) -> None:
+    text, out = tmp_path / "text.txt", tmp_path / "data"
+    text.write_text("a text of some length<|endoftext|>" * 200)
+    words = ("trainable/prepare.py", "--input", str(text), "--out", str(out))
+    done = run(tmp_path, *words, before=strace)
+    assert done.returncode == 0, done.stderr
+    written = {path.name for path in out.iterdir()}
+    assert {"tokenizer.json", "meta.json"} < written
+    assert written <= {path.name for path in synced(tmp_path / "trace.txt")}
