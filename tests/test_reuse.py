@@ -1,16 +1,19 @@
 """The Trainable without a cluster: a reused worker keeps nothing of its last trial."""
 
+import gc
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from live_sweeps import bytes_read
 
-from trainable.checkpoint.folder import read_manifest
+from trainable.checkpoint.folder import Snapshot, read_manifest
 from trainable.common.errors import ConfigError
 from trainable.common.objective import OBJECTIVE_OF_A_LOST_TRIAL
 from trainable.config.trial import TrialConfig
+from trainable.training.trainer import Trainer
 from trainable.tune_trainable import LanguageModelTrial
 
 # Ray's own start-up files and loops, none of which the tests can close.
@@ -78,6 +81,25 @@ def test_reuse_after_a_lost_trial_starts_clean(tune_config):
     assert lost.reset(tune_config("t001"))
     assert all(loss < 10 for _, loss, _ in results(lost))
     lost.stop()
+
+
+def test_a_worker_holds_one_copy_of_the_state_at_a_time(
+    tune_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy is as large as weights and optimizer state: a second one would be a third more."""
+    others: list[int] = []
+    copy = Trainer.snapshot
+
+    def copied(trainer: Trainer) -> Snapshot:
+        others.append(sum(type(o) is Snapshot for o in gc.get_objects()))
+        return copy(trainer)
+
+    monkeypatch.setattr(Trainer, "snapshot", copied)
+    trial = LanguageModelTrial(tune_config())
+    results(trial)
+    assert set(others) == {0}
+    assert len(others) > 1
+    trial.stop()
 
 
 def test_save_and_restore_through_the_trainable(tune_config, tmp_path):
