@@ -22,7 +22,7 @@ from ray.autoscaler.tags import (
     TAG_RAY_USER_NODE_TYPE,
 )
 
-IDLE_SECONDS = 4
+IDLE_SECONDS = 2
 
 UNUSED = (
     *("cluster_synced_files", "initialization_commands", "setup_commands"),

@@ -9,8 +9,8 @@ from live_sweeps import ALONE, ENDLESS, FIXED, UNTRACKED, evaluated, wait_for
 
 from sweep.cluster.feasible import parts_to_ask_for
 
-LONG = (*FIXED, *UNTRACKED, "--trial.train.steps", "3000", "--trial.train.eval-every", "1000")
-LONG += ("--asha.no-enabled", "--num-samples", "8")
+LONG = (*FIXED, *UNTRACKED, "--trial.train.steps", "5000", "--trial.train.eval-every", "1000")
+LONG += ("--asha.no-enabled", "--num-samples", "6")
 
 
 @pytest.fixture(params=[False, True], ids=["first version", "second version"])
@@ -21,9 +21,12 @@ def nodes(request):
 
 
 @pytest.mark.slow
-def test_nodes_come_for_a_sweep_and_leave_after_it(nodes, start, tmp_path):
-    """It could use more than there may be: as many come as may."""
+def test_nodes_come_for_a_sweep_and_leave_as_it_ends(nodes, start, tmp_path):
+    """It could use more than there may be: as many come as may. The last trial needs but one."""
     sweep = start_on(nodes, start, tmp_path, "grown", *LONG)
+    wait_for(lambda: len(started(tmp_path / "results" / "grown")) == 6)
+    wait_for(lambda: nodes.alive() < 3 or sweep.poll() is not None, 120)
+    assert sweep.poll() is None, "while its last trial trains"
     out, err = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, err + out
     used = set(started(tmp_path / "results" / "grown").values())

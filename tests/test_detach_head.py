@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from live_sweeps import (
 )
 
 from sweep.record.lock import is_running
+from sweep.record.results import SweepRecord
 from sweep.run import _pop_detach
 
 
@@ -186,14 +188,16 @@ def test_ctrl_c_before_a_sweep_on_the_head_has_begun_leaves_nothing(tmp_path, st
         assert sum(line.startswith("interrupted") for line in told) == 1, told
         assert "Traceback" not in output + errors
         wait_for(lambda: not actors(nodes) and not drivers(nodes), 30)
-        assert not folder.exists()
         assert not marks()
 
     with head_and_two() as nodes:
-        interrupted(nodes, at=marks)
-        interrupted(nodes, at=lambda: actors(nodes))
-        interrupted(nodes, at=lambda: drivers(nodes))
+        for at in (marks, lambda: actors(nodes), lambda: drivers(nodes)):
+            interrupted(nodes, at)
+            assert not folder.exists()
         interrupted(nodes, at=lambda: is_running(folder))
+        if folder.exists():  # its session was faster than the signal
+            assert SweepRecord.read(folder).end == "interrupted"
+            shutil.rmtree(folder)
         begun = detach(nodes, 2, tmp_path, *flags)
         assert begun.returncode == 0, begun.stderr + begun.stdout
         nodes.kill(0)

@@ -351,6 +351,10 @@ def test_nothing_is_suggested_while_a_trial_waits_in_rays_queue(
 
 def test_an_autoscaler_is_asked_for_bundles_of_each_size() -> None:
     config = uneven(num_samples=8)
-    assert bundles(config) == [{"CPU": 4}] * 2 + [{"CPU": 2, "GPU": 0.5}] * 2 + [{"CPU": 1}] * 4
-    assert bundles(uneven(max_concurrent=1)) == [{"CPU": 4}, {"CPU": 2, "GPU": 0.5}, {"CPU": 1}]
-    assert bundles(sweep_config(num_samples=3, gpus_per_trial=0.5)) == [{"CPU": 1, "GPU": 0.5}] * 3
+    assert bundles(config, 8) == [{"CPU": 4}] * 2 + [{"CPU": 2, "GPU": 0.5}] * 2 + [{"CPU": 1}] * 4
+    one_each = [{"CPU": 4}, {"CPU": 2, "GPU": 0.5}, {"CPU": 1}]
+    assert bundles(uneven(max_concurrent=1), 8) == one_each
+    assert bundles(config, 1) == one_each, "which of them is left is not known"
+    even = sweep_config(num_samples=9, gpus_per_trial=0.5)
+    assert bundles(even, 3) == [{"CPU": 1, "GPU": 0.5}] * 3
+    assert len(bundles(sweep_config(num_samples=9, max_concurrent=4), 9)) == 4

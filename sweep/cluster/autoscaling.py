@@ -8,7 +8,6 @@ takes back what a dead driver needed.
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -31,12 +30,12 @@ PATIENCE_SECONDS = 5.0
 """How long a sweep's end waits for an actor that is still starting."""
 
 
-def bundles(config: SweepConfig) -> list[Bundle]:
-    """Return what the trials that may run at once take, one bundle each.
+def bundles(config: SweepConfig, left: int) -> list[Bundle]:
+    """Return what the trials that may run at once take, one bundle each, where `left` are left.
 
     Of trials that take unlike resources as many as the space has of each, and one at the least.
     """
-    wanted = config.max_concurrent or config.num_samples
+    wanted = min(config.max_concurrent or left, left)
     asked = []
     for part in parts_of(config):
         takes = {"CPU": part.share.cpus, "GPU": part.share.gpus}
@@ -98,31 +97,50 @@ class SharedRequest:
                 self._ask_for(self._parts.send(verdict))
 
 
-class _Asking(threading.Thread):
-    """Has the actor ask: it takes seconds to start, and nobody needs to wait for it.
+class RoomRequest(contextlib.AbstractContextManager["RoomRequest"]):
+    """What a sweep asks of its cluster's autoscaler, if that has one; taken back at its end.
 
     Args:
-        needed: what is asked for.
-        tell: is told if that cannot be done.
+        config: the sweep.
     """
 
-    def __init__(self, needed: list[Bundle], tell: Callable[[str], None]) -> None:
-        super().__init__(daemon=True)
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
         self._job = ray.get_runtime_context().get_job_id()
-        self._needed = needed
-        self._tell = tell
+        self._starter: threading.Thread | None = None
         self._actor: Any = None
         self._over = threading.Event()
+        self._first = self._asked_for = 0
+        self._trouble: str | None = None
 
-    def run(self) -> None:
+    def need(self, left: int, at_once: int) -> list[str]:
+        """Need room for the trials that are left, of which so many run at once by now.
+
+        Later it is less only once a part of the nodes is enough for those that are left.
+
+        Returns:
+            What there is to tell, in lines.
+        """
+        if self._starter is None:
+            self._first = self._asked_for = left
+            # The actor takes seconds to start, and nobody needs to wait for it.
+            self._starter = threading.Thread(target=self._start, daemon=True)
+            self._starter.start()
+        wanted = left if left < at_once else self._first
+        if self._actor is not None and wanted != self._asked_for:
+            self._asked_for = wanted
+            self._actor.need.remote(self._job, bundles(self._config, wanted))
+        told, self._trouble = self._trouble, None
+        return [told] if told else []
+
+    def _start(self) -> None:
         try:
             while self._actor is None and not self._over.is_set():
-                self._ask()
+                self._ask(bundles(self._config, self._first))
         except Exception as error:  # Ray's kinds are private; the sweep goes on where it is
-            if not self._over.is_set():
-                self._tell(f"an autoscaler could not be asked for nodes: {first_line(error)}")
+            self._trouble = f"an autoscaler could not be asked for nodes: {first_line(error)}"
 
-    def _ask(self) -> None:
+    def _ask(self, needed: list[Bundle]) -> None:
         actor = on_node(
             head_node(),
             SharedRequest,
@@ -132,28 +150,13 @@ class _Asking(threading.Thread):
             get_if_exists=True,
         ).remote()
         with contextlib.suppress(ActorDiedError):  # it was just ending itself
-            ray.get(actor.need.remote(self._job, self._needed))
+            ray.get(actor.need.remote(self._job, needed))
             self._actor = actor
 
-    def take_back(self) -> None:
-        """Take back what was asked for. If that fails, the actor sees that the driver is gone."""
+    def __exit__(self, *_: object) -> None:
+        """Take it back. If that fails, the actor sees that the driver is gone."""
         self._over.set()
-        self.join(PATIENCE_SECONDS)
+        if self._starter is not None:
+            self._starter.join(PATIENCE_SECONDS)
         if self._actor is not None:
             self._actor.need.remote(self._job, [])
-
-
-@contextlib.contextmanager
-def room_requested(config: SweepConfig, tell: Callable[[str], None]) -> Iterator[None]:
-    """Ask the autoscaler of a cluster, if it has one, for what the sweep needs meanwhile.
-
-    Args:
-        config: the sweep.
-        tell: is told if that cannot be done, from another thread.
-    """
-    asking = _Asking(bundles(config), tell)
-    asking.start()
-    try:
-        yield
-    finally:
-        asking.take_back()

@@ -15,7 +15,7 @@ from sweep.cluster import ray_patches
 from sweep.cluster.address import Head, require_cluster
 from sweep.cluster.admission import marked, own_facts
 from sweep.cluster.admitted import PROBE_SECONDS, AdmittedNodes
-from sweep.cluster.autoscaling import room_requested
+from sweep.cluster.autoscaling import RoomRequest
 from sweep.cluster.following import Following
 from sweep.cluster.forgiving import Witness
 from sweep.cluster.head_watch import cluster_is_lost
@@ -95,6 +95,7 @@ class Cluster:
         self._looked = 0.0
         self._where: dict[str, str] = {}
         self._waiting = Waiting()
+        self._request: RoomRequest | None = None
 
     @property
     def nodes(self) -> AdmittedNodes:
@@ -185,19 +186,21 @@ class Cluster:
 
     @contextlib.contextmanager
     def starting(self, last_words: Callable[[], int]) -> Iterator[Callable[[], None]]:
-        """Ask an autoscaler for what the sweep needs, and watch the head, meanwhile.
+        """Watch the head meanwhile, and take back at the end what an autoscaler was asked for.
 
         Gives what waits for the start, which has been made.
         """
         lost = RayWatch(cluster_is_lost(self._head), last_words)
-        with lost, room_requested(self._config, lambda line: self.tell(line)):
+        with lost, RoomRequest(self._config) as self._request:
             yield lambda: None
 
-    def _fits_now(self) -> Fits:
+    def _fits_now(self, left: Callable[[], int]) -> Fits:
         """Return what says whether one more trial may begin; the cluster is asked once a second."""
         if time.monotonic() - self._looked > LOOK_EVERY_SECONDS:
             news = self.nodes.look()
-            for line in [*news, *self._waiting.news(self.nodes.too_small_for, self.nodes.words)]:
+            news += self._waiting.news(self.nodes.too_small_for, self.nodes.words)
+            news += self._request.need(left(), self.concurrent) if self._request else []
+            for line in news:
                 self.tell(line)
             self._looked = time.monotonic()
         return self.nodes.fits
@@ -208,9 +211,9 @@ class Cluster:
         uneven = self.nodes.room.is_uneven
         return ray_patches.forgiving_controller(witness, make, patient=uneven)
 
-    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
+    def callbacks(self, allow: Callable[[Fits], None], left: Callable[[], int]) -> list[Any]:
         """Return what tells `allow` which trials may begin, as nodes come and go."""
-        return [Following(self._fits_now, allow)]
+        return [Following(lambda: self._fits_now(left), allow)]
 
     def node_of(self, trial: Trial) -> str | None:
         """Return the address of the node that a trial's worker is on."""

@@ -74,8 +74,11 @@ class Place(Protocol):
     def conducted(self, witness: "Witness") -> contextlib.AbstractContextManager[None]:
         """Have Tune conduct trials with a controller of ours, meanwhile."""
 
-    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
-        """Return Tune's callbacks that tell `allow` anew what fits."""
+    def callbacks(self, allow: Callable[[Fits], None], left: Callable[[], int]) -> list[Any]:
+        """Return Tune's callbacks that tell `allow` anew what fits.
+
+        `left` says how many trials have not ended yet.
+        """
 
     def node_of(self, trial: "Trial") -> str | None:
         """Return the address of the node that a trial's worker is on; None: this machine."""
@@ -130,7 +133,7 @@ class ThisMachine:
         """Mend what Tune has no setting for."""
         return ray_patches.forgiving_controller(witness, patient=self._room.is_uneven)
 
-    def callbacks(self, allow: Callable[[Fits], None]) -> list[Any]:
+    def callbacks(self, allow: Callable[[Fits], None], left: Callable[[], int]) -> list[Any]:
         """Return none: the machine stays as it is."""
         return []
 

@@ -47,13 +47,14 @@ def run_trials(
     recorder = Recorder(
         config, store, record, log, stopping, place.node_of, lambda: _is_full(folder)
     )
-    unfinished = record.unfinished
-    to_do = len(unfinished) + max(0, config.num_samples - len(record.trials))
-    checkpoints = {trial.name: [c.path for c in to_resume_from(trial)] for trial in unfinished}
+    checkpoints = {t.name: [c.path for c in to_resume_from(t)] for t in record.unfinished}
     allows = budget.allows if budget else None
     search = SweepSearch(
         config, record, checkpoints, place.fits, store.address(""), allows, place.copy
     )
+
+    def left() -> int:
+        return len(record.unfinished) + max(0, config.num_samples - len(record.trials))
 
     def resources(trial: dict[str, Any]) -> tune.PlacementGroupFactory:
         return tune.PlacementGroupFactory([trial["takes"]])
@@ -61,7 +62,7 @@ def run_trials(
     tuner = tune.Tuner(
         tune.with_resources(LanguageModelTrial, resources),
         tune_config=tune.TuneConfig(
-            num_samples=to_do,
+            num_samples=left(),
             search_alg=search,
             scheduler=SweepStopping(search.method),
             reuse_actors=True,
@@ -71,7 +72,7 @@ def run_trials(
         run_config=tune.RunConfig(
             name=f"session-{record.sessions}",
             storage_path=str(folder),
-            callbacks=[recorder, witness, *place.callbacks(search.allow)],
+            callbacks=[recorder, witness, *place.callbacks(search.allow, left)],
             stop=stopping,
             # The trial says when to save: a lost one must not, at its end, either.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
