@@ -355,6 +355,7 @@ def test_an_autoscaler_is_asked_for_bundles_of_each_size() -> None:
     one_each = [{"CPU": 4}, {"CPU": 2, "GPU": 0.5}, {"CPU": 1}]
     assert bundles(uneven(max_concurrent=1), 8) == one_each
     assert bundles(config, 1) == one_each, "which of them is left is not known"
+    assert bundles(config, 0) == []
     even = sweep_config(num_samples=9, gpus_per_trial=0.5)
     assert bundles(even, 3) == [{"CPU": 1, "GPU": 0.5}] * 3
     assert len(bundles(sweep_config(num_samples=9, max_concurrent=4), 9)) == 4

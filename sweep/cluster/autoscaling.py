@@ -35,6 +35,8 @@ def bundles(config: SweepConfig, left: int) -> list[Bundle]:
 
     Of trials that take unlike resources as many as the space has of each, and one at the least.
     """
+    if not left:
+        return []
     wanted = min(config.max_concurrent or left, left)
     asked = []
     for part in parts_of(config):
@@ -64,6 +66,12 @@ class SharedRequest:
             self._needed[job] = needed
             self._ask_for_all()
 
+    def leave(self, job: str) -> None:
+        """Take back what a driver needed, which needs nothing any more."""
+        with self._lock:
+            self._needed.pop(job, None)
+            self._ask_for_all()
+
     def _ask_for_all(self) -> None:
         self._parts = parts_to_ask_for([b for needed in self._needed.values() for b in needed])
         self._ask_for(next(self._parts))
@@ -85,7 +93,7 @@ class SharedRequest:
     def _look(self) -> None:
         """Take back what dead drivers needed; ask for less, or for more again, by the verdict."""
         dead = {job["JobID"] for job in jobs() if job["IsDead"]}
-        gone = [job for job, needed in self._needed.items() if job in dead or not needed]
+        gone = dead.intersection(self._needed)
         for job in gone:
             del self._needed[job]
         if gone:
@@ -116,7 +124,8 @@ class RoomRequest(contextlib.AbstractContextManager["RoomRequest"]):
     def need(self, left: int, at_once: int) -> list[str]:
         """Need room for the trials that are left, of which so many run at once by now.
 
-        Later it is less only once a part of the nodes is enough for those that are left.
+        Once a part of the nodes is enough for them, nothing is asked for: where trials run the node
+        stays, and one that waits is a demand by itself.
 
         Returns:
             What there is to tell, in lines.
@@ -126,7 +135,7 @@ class RoomRequest(contextlib.AbstractContextManager["RoomRequest"]):
             # The actor takes seconds to start, and nobody needs to wait for it.
             self._starter = threading.Thread(target=self._start, daemon=True)
             self._starter.start()
-        wanted = left if left < at_once else self._first
+        wanted = 0 if left < at_once else self._first
         if self._actor is not None and wanted != self._asked_for:
             self._asked_for = wanted
             self._actor.need.remote(self._job, bundles(self._config, wanted))
@@ -159,4 +168,4 @@ class RoomRequest(contextlib.AbstractContextManager["RoomRequest"]):
         if self._starter is not None:
             self._starter.join(PATIENCE_SECONDS)
         if self._actor is not None:
-            self._actor.need.remote(self._job, [])
+            self._actor.leave.remote(self._job)
