@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster_nodes import Nodes, begin, cluster_nodes
+from cluster_nodes import Nodes, begin, cluster_nodes, kill_in
 from ray.autoscaler.node_provider import NodeProvider
 from ray.autoscaler.tags import (
     NODE_KIND_HEAD,
@@ -43,7 +41,7 @@ def autoscaled_nodes(count: int, second: bool) -> Iterator[Nodes]:
         workers = {
             str(number): {
                 "ip": nodes.ip(number),
-                "pids": [*nodes.within(number)[:2], "pids", nodes.within(number)[3]],
+                "namespace": nodes.namespace(number),
                 "begun": nodes.beginning(number, **_named(str(number), "worker")),
             }
             for number in range(1, count)
@@ -127,12 +125,7 @@ class Namespaces(NodeProvider):
             self._tags[name] = tags | _tags(NODE_KIND_WORKER, name)
 
     def terminate_node(self, node_id: str) -> None:
-        pids = subprocess.run(
-            self._workers[node_id]["pids"], capture_output=True, text=True, check=True
-        )
-        for pid in pids.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        kill_in(self._workers[node_id]["namespace"])
         self._running.pop(node_id).wait()
         del self._tags[node_id]
 

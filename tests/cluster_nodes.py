@@ -83,9 +83,13 @@ class Nodes:
         """Return the folder of our cache on a node."""
         return self._folder / f"home{number}" / "lm-sweep"
 
+    def namespace(self, number: int) -> str:
+        """Return the name of a node's network namespace."""
+        return self._names[number]
+
     def within(self, number: int) -> tuple[str, ...]:
         """Return what a command begins with to run on a node."""
-        return ("ip", "netns", "exec", self._names[number])
+        return ("ip", "netns", "exec", self.namespace(number))
 
     def lay(self) -> None:
         """Make the namespaces, and join them by a switch."""
@@ -174,14 +178,11 @@ class Nodes:
 
     def kill(self, number: int, *but: int) -> None:
         """Kill every process on a node, but those given."""
-        for pid in self.pids(number):
-            if pid not in but:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        kill_in(self.namespace(number), *but)
 
     def pids(self, number: int) -> list[int]:
         """Return the processes on a node."""
-        return [int(word) for word in _ip("netns", "pids", self._names[number]).split()]
+        return _pids_in(self.namespace(number))
 
     def cut(self, number: int) -> None:
         """Cut a node's link."""
@@ -212,6 +213,18 @@ class Nodes:
             node.wait(10)
         for scratch in self._scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def kill_in(namespace: str, *but: int) -> None:
+    """Kill every process in a network namespace, but those given."""
+    for pid in _pids_in(namespace):
+        if pid not in but:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _pids_in(namespace: str) -> list[int]:
+    return [int(word) for word in _ip("netns", "pids", namespace).split()]
 
 
 def begin(command: list[str], environment: dict[str, str], log: str) -> subprocess.Popen[bytes]:
