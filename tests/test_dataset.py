@@ -637,6 +637,18 @@ def test_check_of_a_whole_file_is_made_once_and_again_when_the_file_changes(fold
         open_dataset(config, 16)
 
 
+def test_what_was_checked_is_remembered_where_only_the_owner_can_write(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        open_dataset(DataConfig(dataset=str(folder)), 16)
+    finally:
+        os.umask(before)
+    (checked,) = Path(os.environ["XDG_CACHE_HOME"]).rglob("checked")
+    assert checked.stat().st_mode & 0o777 == 0o700
+    assert list(checked.iterdir())
+    assert not any(path.stat().st_mode & 0o077 for path in checked.iterdir())
+
+
 def test_remembered_check_knows_the_vocabulary(tmp_path: Path) -> None:
     for name in ("train", "val"):
         np.append(zeros, np.uint16(499)).tofile(tmp_path / f"{name}.bin")
