@@ -215,10 +215,11 @@ def test_the_fit_names_better_rates_than_the_ranking_of_losses() -> None:
     table = load("python-stdlib")
     config = sweep_config(table, 32, 1)
     replay = simulate(table, config, product(config), 2)
-    (fit, held), rule = by_fit(table, config, replay), by_rule(table, replay)
-    assert fit.regret < rule.regret
-    assert held is not None
-    assert 0 < held <= 1
+    fit, rule = by_fit(table, config, replay), by_rule(table, replay)
+    assert fit.sizes.regret < rule.regret
+    assert fit.held is not None
+    assert 0 < fit.held <= 1
+    assert 0 <= fit.recommended < 0.02
 
 
 def test_runs_are_kept_and_not_run_again(tmp_path: Path) -> None:

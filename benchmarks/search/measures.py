@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.search.simulator import Replay
 from benchmarks.search.table import Array, Size, Table
+from sweep.analysis.recommendation import recommend
 from sweep.analysis.study import Study
 from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
@@ -68,15 +69,23 @@ def by_rule(table: Table, replay: Replay) -> SizesFound:
     return _judged(table, [params for _, params in best.values()])
 
 
-def by_fit(table: Table, config: SweepConfig, replay: Replay) -> tuple[SizesFound, float | None]:
-    """Judge the product's fit; return also its calibration.
+@dataclass(frozen=True)
+class Fitted:
+    """How well the product's fit knows what a sweep found."""
 
-    Returns:
-        What it finds, and how often a trial at what it names best of a size ends within its
-        interval of 80 %: the table's expected loss there with each of the table's deviations; None
-        where no trial came to its end.
-    """
+    sizes: SizesFound
+    held: float | None
+    """How often a trial at what it names best of a size ends within its interval of 80 %: the
+    table's expected loss there with each of the table's deviations. None where no trial came to
+    its end."""
+    recommended: float
+    """Regret of what `status.py --recommend` would train in full, nats: it need not be a trial."""
+
+
+def by_fit(table: Table, config: SweepConfig, replay: Replay) -> Fitted:
+    """Judge the product's fit to all that a sweep saw."""
     study = Study(config, replay.record)
+    best = recommend(study).in_full.params
     sizes = [name for name in config.space if name.startswith("model.")]
     others = [name for name in config.space if name not in sizes]
     named, held = [], []
@@ -86,7 +95,8 @@ def by_fit(table: Table, config: SweepConfig, replay: Replay) -> tuple[SizesFoun
         if row.loss is not None:
             ends = table.final(params) + table.deviations[:, -1]
             held.append(np.mean(np.abs(ends - row.loss) <= WITHIN * row.deviation))
-    return _judged(table, named), float(np.mean(held)) if held else None
+    mean_held = float(np.mean(held)) if held else None
+    return Fitted(_judged(table, named), mean_held, regret(table, best))
 
 
 def interval(figures: Array, level: float = 0.95) -> tuple[float, float]:

@@ -36,6 +36,7 @@ HEADS = (
     "per-size rates off by, octaves: rule -> fit",
     "cost of the per-size rates: rule -> fit",
     "80% intervals hold",
+    "what --recommend names",
     "driver, ms a trial",
 )
 
@@ -52,12 +53,13 @@ def main() -> None:
     parser.add_argument("--fits", type=int, default=50, help="seeds whose records are fitted")
     parser.add_argument("--equal-time", action="store_true", help="as many trials as fit the time")
     parser.add_argument("--runs", type=Path, default=None, help="file that keeps the runs")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that simulate")
     parser.add_argument("--bars", action="store_true", help="the bars alone, as benchmarks/run.py")
     parser.add_argument("--json", type=Path, default=None, help="where to write the figures")
     parser.add_argument("--markdown", type=Path, default=None, help="where to write the tables")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    runs = Runs(arguments.runs)
+    runs = Runs(arguments.runs, arguments.processes)
     if arguments.bars:
         from benchmarks.run import markdown as rows_as_markdown
         from benchmarks.search.part import bars
@@ -114,6 +116,8 @@ class Summary:
     """The same of the product's fit."""
     held: float | None
     """Share of final losses within the fit's intervals of 80 %."""
+    recommended: tuple[float, float, float] | None
+    """Regret of what the fit would train in full, and its interval."""
     driver_ms: float
     """CPU of the method, a trial."""
 
@@ -124,7 +128,9 @@ def summary(runs: list[Run], seconds: float, flops: float) -> Summary:
     at_flops = [np.array([run.regret_at(1, share * flops) for run in runs]) for share in SHARES]
     end = np.array([run.answers[-1][2] for run in runs])
     fits = [run.fit for run in runs if run.fit is not None]
-    held = [run.held for run in runs if run.held is not None]
+    sizes = [fit.sizes for fit in fits]
+    held = [fit.held for fit in fits if fit.held is not None]
+    named = np.array([fit.recommended for fit in fits])
     return Summary(
         by_time=[float(row.mean()) for row in at_time],
         between=interval(at_time[-1]),
@@ -135,8 +141,9 @@ def summary(runs: list[Run], seconds: float, flops: float) -> Summary:
         trials=mean(run.asked for run in runs),
         finished=mean(run.finished for run in runs),
         rule=(mean(run.rule.octaves for run in runs), mean(run.rule.regret for run in runs)),
-        fit=(mean(fit.octaves for fit in fits), mean(fit.regret for fit in fits)) if fits else None,
+        fit=(mean(s.octaves for s in sizes), mean(s.regret for s in sizes)) if fits else None,
         held=mean(held) if held else None,
+        recommended=(mean(named), *interval(named)) if fits else None,
         driver_ms=mean(1e3 * run.driver_seconds / run.asked for run in runs),
     )
 
@@ -160,6 +167,7 @@ def cells(method: str, found: Summary) -> list[str]:
         f"{found.rule[0]:.2f} -> {fit[0]:.2f}" if fit else f"{found.rule[0]:.2f}",
         f"{found.rule[1]:.4f} -> {fit[1]:.4f}" if fit else f"{found.rule[1]:.4f}",
         "-" if found.held is None else f"{found.held:.0%}",
+        "{:.4f} ({:.4f} .. {:.4f})".format(*found.recommended) if found.recommended else "-",
         f"{found.driver_ms:.1f}",
     ]
 
