@@ -12,6 +12,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.record.events import Event, EventLog
 from sweep.record.folder import SweepFile, create_sweep
 from sweep.record.identity import Identity
+from sweep.record.planned import PlannedCost
 from sweep.record.results import SweepRecord
 from trainable.common.errors import ConfigError
 from trainable.config.explain import validate
@@ -36,6 +37,11 @@ def sweep_config(**changes: Any) -> SweepConfig:
         "trial": TRIAL,
     }
     return validate(SweepConfig, {**values, **changes}, "sample")
+
+
+def planned_cost(steps: float = 100.0, seconds: float | None = 60.0) -> PlannedCost:
+    """Return what a sweep is expected to take."""
+    return PlannedCost(seconds=seconds, steps=steps, disk_bytes=0, standard_error=None)
 
 
 def refusal(**changes: Any) -> str:

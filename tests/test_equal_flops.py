@@ -236,8 +236,8 @@ def test_the_plan_says_what_equal_flops_are(tiny_config: MakeConfig) -> None:
     one_plan = make_plan(one, dataset, 1)
     seconds = expected_seconds(one, one_plan, ends, 1)
     assert 0.05 * large < seconds < 0.01 * small or 0.01 * small < seconds < 0.05 * large
-    steps = one_plan.mean_steps * config.num_samples * plan.share
-    assert plan.cost(config, None).steps == pytest.approx(steps)
+    steps = plan.mean_steps * config.num_samples * plan.share
+    assert plan.cost(None).steps == plan.steps == pytest.approx(steps, rel=0.2)
 
 
 def test_the_pictures_are_drawn_over_shares(project: Any) -> None:

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_samples import TRIAL, sweep_config
 
+from sweep.cluster.place import ThisMachine, plan_on
 from sweep.conduct.resume import resume_sweep
 from sweep.conduct.start import start_sweep
 from sweep.config.sweep import SweepConfig
 from sweep.plan import probe
+from sweep.plan.budget import TimeBudget
 from sweep.plan.plan import make_plan
-from sweep.plan.probe import Speed, expected_seconds, probe_ends, probe_speed, settled
-from sweep.plan.sizes import hungriest_trial, on_own_device
+from sweep.plan.probe import Speed, expected_seconds, forecast, probe_ends, probe_speed, settled
+from sweep.plan.sizes import hungriest_trial, on_own_device, trial_flops
 from sweep.record.folder import SweepFile, create_sweep
 from sweep.record.identity import new_identity
 from trainable.common.errors import ConfigError
@@ -62,17 +64,41 @@ def test_the_time_of_other_sizes_lies_on_a_line_through_flops(dataset: TokenData
     space = {"model.n_layers": {"choice": [1, 2, 5]}}
     config = planned(dataset, space=space, asha={"enabled": False}, num_samples=1)
     plan = make_plan(config, dataset, 1)
-    ends = Speed(1.0, 0.0, 1.0), Speed(5.0, 0.0, 1.0)
+    ends = Speed(1.0, 8.0, 1.0), Speed(5.0, 40.0, 1.0)
     # A step costs 1, 2 and 5 seconds at 1, 2 and 5 layers: the head is on top of the first.
-    assert expected_seconds(config, plan, ends, 1) == pytest.approx(80 * (1 + 2 + 5) / 3)
+    flops = {trial_flops(config.trial_config({"model.n_layers": n}), 257): n for n in (1, 2, 5)}
+    layers = [flops[stints[0].flops] for stints in plan.workload.sweeps]
+    assert set(layers) == {1, 2, 5}
+    each = [n * (80 + 9 * 8) for n in layers]
+    assert expected_seconds(config, plan, ends, 1) == pytest.approx(sum(each) / len(each))
 
 
 def test_early_stopping_saves_its_share_of_the_time(dataset: TokenDataset) -> None:
     config = planned(dataset)
     plan = make_plan(config, dataset, 1)
     assert 0 < plan.share < 1
+    assert plan.steps == pytest.approx(8 * 80 * plan.share)
     speed = Speed(step=1.0, evaluation=0.0, probed=1.0)
-    assert expected_seconds(config, plan, (speed, speed), 1) == pytest.approx(8 * 80 * plan.share)
+    assert expected_seconds(config, plan, (speed, speed), 1) == pytest.approx(plan.steps)
+    speed = Speed(step=0.0, evaluation=1.0, probed=1.0)
+    evaluations = 8 + plan.steps / 10
+    assert expected_seconds(config, plan, (speed, speed), 1) == pytest.approx(evaluations)
+
+
+def test_the_paces_are_those_of_the_ends(dataset: TokenDataset) -> None:
+    space = {"model.n_layers": {"choice": [1, 4]}}
+    config = planned(dataset, space=space)
+    plan = plan_on(ThisMachine(config), config, dataset)
+    ends = Speed(1.0, 7.0, 1.0), Speed(5.0, 9.0, 0.25)
+    expected = forecast(config, dataset, plan, lambda *_: ends)
+    assert expected.paces == {
+        plan.smallest.flops: 80 * 1.0 + 8 * 7.0,
+        plan.largest.flops: 80 * 5.0 + 8 * 9.0,
+    }
+    assert expected.probed == 0.25
+    budget = TimeBudget(config, 257, expected.paces)
+    large = config.trial_config({"model.n_layers": 4})
+    assert budget.expected_seconds(large, 40) == pytest.approx((80 * 5.0 + 8 * 9.0) / 2)
 
 
 def test_a_small_trial_is_measured_as_it_is(dataset: TokenDataset) -> None:

@@ -10,7 +10,7 @@ from test_answers import Sweep
 from sweep.analysis.facts import Facts
 from sweep.config.sweep import SweepConfig
 from sweep.pictures.strip import rungs
-from sweep.plan.share import expected_share
+from sweep.plan.workload import expected_workload
 from sweep.search.ask_tell import build_method, stopped_on_record
 from sweep.show.live import LiveView
 
@@ -102,11 +102,13 @@ def test_what_is_shown_of_rungs_is_of_each_size() -> None:
 def test_the_share_that_is_planned_is_that_of_rungs_within_sizes() -> None:
     for algorithm in ("tpe", "gp"):
         table, both = (
-            expected_share(
+            expected_workload(
                 sweep_config(
                     space=SPACE, num_samples=32, search={"algorithm": algorithm, "goal": goal}
-                )
-            )
+                ),
+                257,
+                2,
+            ).share
             for goal in ("table", "both")
         )
         assert table > 1.2 * both

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from rich.console import Console, Group
-from sweep_samples import flat, run_of, session, sweep_config
+from sweep_samples import flat, planned_cost, run_of, session, sweep_config
 
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
@@ -116,7 +116,7 @@ def test_progress_shows_the_view_in_a_terminal_alone() -> None:
     for terminal in (True, False):
         console = Console(file=io.StringIO(), force_terminal=terminal, width=80)
         record = SweepRecord()
-        with Progress(sweep_config(), record, 60.0, console) as progress:
+        with Progress(sweep_config(), record, planned_cost(), console) as progress:
             for event in STORY:
                 record.apply(event)
                 progress.notice(event)

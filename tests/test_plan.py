@@ -1,6 +1,5 @@
 """The plan before a sweep: sizes, share of steps, time and disk, and how it is worded."""
 
-import random
 import re
 import tempfile
 from dataclasses import replace
@@ -9,18 +8,12 @@ from typing import Any
 
 import pytest
 from conftest import MakeConfig
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import TrialScheduler
 from sweep_samples import SPACE, TRIAL, sweep_config
 
 from sweep.analysis.words import duration, flops_text, magnitude
 from sweep.conduct import start
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
-from sweep.plan.share import expected_share
-from sweep.record.results import SweepRecord
-from sweep.search.ask_tell import build_method
-from sweep.search.tune_stopping import SweepStopping
 from sweep.show.plan_text import plan_lines
 from trainable.data.batches import TokenDataset, open_dataset, validation_starts
 from trainable.data.corpus import TextFiles
@@ -111,60 +104,6 @@ def test_the_ends_are_found_in_a_space_of_any_size(dataset: TokenDataset) -> Non
     block = 4 * squares + 3 * width * inner + 2 * 16 * width
     mean = 80 * 16 * (14 / 3) * 6 * (50.5 * block + 257 * width)
     assert plan.mean_flops == pytest.approx(mean, rel=0.1)
-
-
-def test_the_expected_share_is_what_early_stopping_leaves() -> None:
-    shares = [
-        expected_share(sweep_config(num_samples=32, asha={"reduction_factor": factor}))
-        for factor in (2, 3, 4)
-    ]
-    assert 0 < shares[2] < shares[1] < shares[0] < 1
-    assert expected_share(sweep_config(asha={"enabled": False})) == 1.0
-    assert expected_share(sweep_config(num_samples=1)) == 1.0, "the first to arrive goes on"
-    assert expected_share(sweep_config()) == expected_share(sweep_config())
-    longer = sweep_config(num_samples=32, asha={"grace_period": 20, "reduction_factor": 2})
-    assert expected_share(longer) > shares[0], "a longer grace period costs more"
-
-
-def test_the_share_of_a_search_by_gp_is_near_what_was_measured() -> None:
-    """On real curves 16, 32 and 100 trials, two at a time, took 0.34, 0.43 and 0.45."""
-    for trials, measured in ((16, 0.34), (32, 0.43), (100, 0.45)):
-        config = sweep_config(num_samples=trials, search={"algorithm": "gp"})
-        assert expected_share(config) == pytest.approx(measured, rel=0.2)
-    for trials, measured in ((8, 0.56), (16, 0.47), (32, 0.45)):
-        search = {"algorithm": "gp", "warm_start": ["old"]}
-        config = sweep_config(num_samples=trials, search=search)
-        assert expected_share(config) == pytest.approx(measured, rel=0.1)
-    assert expected_share(sweep_config(num_samples=1, search={"algorithm": "gp"})) == 1.0
-    for trials, measured in ((16, 0.49), (32, 0.68), (100, 0.74)):
-        config = sweep_config(num_samples=trials, search={"algorithm": "gp", "goal": "table"})
-        assert expected_share(config) == pytest.approx(measured, rel=0.2)
-    patient = sweep_config(search={"algorithm": "gp"}, asha={"grace_period": 60})
-    assert expected_share(patient) >= 60 / 80
-    whole = sweep_config(search={"algorithm": "gp"}, asha={"enabled": False})
-    assert expected_share(whole) == 1.0
-
-
-@pytest.mark.parametrize("factor", [2, 3])
-def test_the_expected_share_is_what_the_scheduler_spends(factor: int) -> None:
-    config = sweep_config(num_samples=24, asha={"reduction_factor": factor})
-    rng = random.Random(0)
-    spent = 0
-    for _ in range(30):
-        method = build_method(config, SweepRecord())
-        scheduler = SweepStopping(method)
-        for number in range(24):
-            method.ask(number, {})
-            trial = Trial("trial", config={"name": f"t{number:03d}"}, stub=True)
-            scheduler.on_trial_add(None, trial)
-            loss, reached = rng.random(), 80
-            for step in range(10, 80, 10):
-                result = {"step": step, "val_loss": loss, "outcome": None}
-                if scheduler.on_trial_result(None, trial, result) == TrialScheduler.STOP:
-                    reached = step
-                    break
-            spent += reached
-    assert expected_share(config) == pytest.approx(spent / (30 * 24 * 80), abs=0.03)
 
 
 def test_the_disk_is_enough_for_what_is_kept(dataset: TokenDataset, tmp_path: Path) -> None:

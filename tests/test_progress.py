@@ -5,7 +5,7 @@ import re
 import time
 
 from rich.console import Console
-from sweep_samples import evaluated, flat, run_of, session, sweep_config
+from sweep_samples import evaluated, flat, planned_cost, run_of, session, sweep_config
 
 from sweep.record.events import EventLog
 from sweep.record.results import SweepRecord
@@ -15,7 +15,7 @@ from sweep.show.progress import PLAIN_LINES, Progress
 def seconds_to_follow(trials: int) -> float:
     """Return the CPU seconds that a record and what is shown of it take, each trial the best."""
     config, record = sweep_config(num_samples=trials), SweepRecord()
-    progress = Progress(config, record, 60.0, Console(file=io.StringIO()))
+    progress = Progress(config, record, planned_cost(), Console(file=io.StringIO()))
     stories = [run_of(f"t{n:04d}", {0: 5.0, 10: 4 - n / trials}, "stopped") for n in range(trials)]
     begun = time.process_time()
     for event in flat(session(num_samples=trials), *stories):
@@ -34,7 +34,7 @@ def play(tmp_path, trials, *, terminal=False, fail=()):
     log = EventLog(tmp_path)
     log.listen(record.apply)
     log.append("session_started", session=1, num_samples=trials)
-    with Progress(config, record, 60.0, console) as progress:
+    with Progress(config, record, planned_cost(), console) as progress:
         log.listen(progress.notice)
         for number in range(trials):
             name = f"t{number:03d}"
@@ -98,7 +98,7 @@ def test_the_time_left_is_told_by_the_pace_of_this_session(monkeypatch):
     for event in (session(num_samples=4), before, evaluated("t000", 40, 4.0)):
         record.apply(event)
     console = Console(file=io.StringIO(), width=110)
-    progress = Progress(config, record, 9_999.0, console)
+    progress = Progress(config, record, planned_cost(320.0, 9_999.0), console)
     clock[0] = 60.0
     for event in after:
         record.apply(event)

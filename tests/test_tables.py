@@ -15,6 +15,7 @@ from sweep_samples import (
     evaluated,
     event,
     new_sweep,
+    planned_cost,
     record_of,
     run_of,
     session,
@@ -258,7 +259,9 @@ def test_data_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(file=io.StringIO(), width=300, force_terminal=True, color_system=None)
     say(console, STRANGE)
     record = record_of(trial)
-    with Progress(sweep_config(), record, 60.0, console, lambda: f"trouble {STRANGE}") as progress:
+    with Progress(
+        sweep_config(), record, planned_cost(), console, lambda: f"trouble {STRANGE}"
+    ) as progress:
         progress.notice(event("notice", trial="t000", text=f"notice {STRANGE}"))
     assert isinstance(console.file, io.StringIO)
     told = console.file.getvalue()

@@ -32,8 +32,8 @@ VOCAB = 257
 T0 = 1_700_000_000.0
 
 
-def budget_of(text: str | None = "100s", **forecast) -> TimeBudget:
-    return TimeBudget(sweep_config(time_budget=text), VOCAB, **forecast)
+def budget_of(text: str | None = "100s", **paces) -> TimeBudget:
+    return TimeBudget(sweep_config(time_budget=text), VOCAB, **paces)
 
 
 def small_and_large():
@@ -76,7 +76,7 @@ def test_the_pace_is_measured_with_set_up_evaluations_and_saves():
 def test_what_was_not_measured_is_forecast_by_the_plan_until_something_was():
     small, large = small_and_large()
     flops = trial_flops(large, VOCAB)
-    budget = budget_of(forecast=(flops, 20.0))
+    budget = budget_of(paces={flops: 20.0})
     assert budget.expected_seconds(large) == pytest.approx(20.0)
     assert budget.expected_seconds(small) == pytest.approx(20.0)
     budget.notice(started("t000", d_model=64))
@@ -88,7 +88,7 @@ def test_nothing_begins_that_cannot_end_in_time(monkeypatch):
     now = [1_000.0]
     monkeypatch.setattr(budgets.time, "monotonic", lambda: now[0])
     small, large = small_and_large()
-    budget = budget_of("100s", forecast=(trial_flops(large, VOCAB), 30.0))
+    budget = budget_of("100s", paces={trial_flops(large, VOCAB): 30.0})
     record = record_of(session(), event("session_ended", completed=False, time=T0 + 40))
     budget.begin(record)
     assert budget.left == 60
@@ -103,7 +103,7 @@ def test_nothing_begins_that_cannot_end_in_time(monkeypatch):
 
 
 def test_without_a_budget_time_does_not_matter():
-    budget = budget_of(None, forecast=(1, 1e9))
+    budget = budget_of(None, paces={1: 1e9})
     budget.begin(SweepRecord())
     assert budget.allows(small_and_large()[1], 0)
     assert not budget.is_used_up

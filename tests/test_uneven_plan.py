@@ -11,13 +11,21 @@ from sweep_samples import SPACE, TRIAL, sweep_config
 
 from sweep.cluster.place import ThisMachine, plan_on
 from sweep.config.sweep import SweepConfig
-from sweep.plan.budget import expected_trial
 from sweep.plan.plan import Plan, make_plan
-from sweep.plan.probe import Speed, expected_seconds, forecast, settled_by_largest, speeds_of_ends
+from sweep.plan.probe import (
+    Forecast,
+    Speed,
+    expected_seconds,
+    forecast,
+    settled_by_largest,
+    speeds_of_ends,
+)
+from sweep.plan.workload import Stint, Workload
 from sweep.show.plan_document import plan_document
 from sweep.show.plan_text import plan_lines
 from trainable.data.batches import TokenDataset, open_dataset
 
+NOTHING = Workload(())
 LARGE = {"model.d_model >= 64": {"cpus": 2}}
 
 
@@ -35,7 +43,11 @@ def planned(dataset: TokenDataset, **changes: Any) -> SweepConfig:
 
 def at_any_time(plan: Plan) -> Plan:
     """Return what of a plan hangs neither on the moment's free memory nor on its parts."""
-    return replace(plan, parts=(), available_bytes=0)
+    return replace(plan, parts=(), available_bytes=0, workload=NOTHING, steps=0.0, share=0.0)
+
+
+def steps_of(stint: Stint) -> float:
+    return stint.full_steps * stint.share
 
 
 def plan_here(config: SweepConfig, dataset: TokenDataset) -> Plan:
@@ -47,11 +59,11 @@ def test_where_all_take_the_same_the_plan_is_as_ever(dataset: TokenDataset) -> N
     plan = plan_here(config, dataset)
     assert at_any_time(plan) == at_any_time(make_plan(config, dataset, 4))
     ends = Speed(0.1, 0.2, 1.0), Speed(0.3, 0.4, 0.5)
-    seconds, probed = forecast(config, dataset, plan, lambda *_: ends)
-    assert seconds == pytest.approx(expected_seconds(config, plan, ends, 4))
-    assert probed == 0.5
+    expected = forecast(config, dataset, plan, lambda *_: ends)
+    assert expected.seconds == pytest.approx(expected_seconds(config, plan, ends, 4))
+    assert expected.probed == 0.5
     assert plan.at_once == pytest.approx(4)
-    (told,) = plan_document(config, plan, 4, seconds).resources
+    (told,) = plan_document(config, plan, 4, expected.seconds).resources
     assert (told.condition, told.cpus, told.gpus, told.concurrent, told.share) == (None, 1, 0, 4, 1)
 
 
@@ -72,15 +84,16 @@ def test_each_part_has_its_own_number_at_once_and_its_own_speed(dataset: TokenDa
         step = part.cpus_per_trial
         return Speed(step, 0, 1.0), Speed(step, 0, 1.0)
 
-    seconds, _ = forecast(config, dataset, plan, there)
+    expected = forecast(config, dataset, plan, there)
     assert threads == [2, 1]
-    steps = 12 * plan.share * 80
-    assert seconds == pytest.approx(0.5 * steps * 2 / 2 + 0.5 * steps * 1 / 4)
+    large, small = (part.plan for part in plan.parts)
+    assert plan.steps == pytest.approx((large.steps + small.steps) / 2)
+    assert plan.share == pytest.approx((large.share + small.share) / 2)
+    alone = [part.plan.workload.seconds(part.concurrent, steps_of) for part in plan.parts]
+    assert expected.seconds == pytest.approx((2 * alone[0] + alone[1]) / 2)
+    assert expected.paces == {large.largest.flops: 160, small.largest.flops: 80}
     assert 2 < plan.at_once < 3, "the large ones have most of the work"
-    flops, each = expected_trial(config, plan, seconds or 0.0)
-    assert flops == int(even.mean_flops)
-    assert each == pytest.approx((seconds or 0.0) * plan.at_once / (12 * plan.share))
-    assert forecast(config, dataset, plan, lambda *_: None) == (None, 1.0)
+    assert forecast(config, dataset, plan, lambda *_: None) == Forecast(None)
 
 
 def test_the_plan_says_what_each_size_gets(dataset: TokenDataset) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 
 from benchmarks.measure import Bar, Row, middle
 from benchmarks.search.measures import interval, ratio_interval
-from benchmarks.search.methods import EARLIER, PRODUCT, STOCK
+from benchmarks.search.methods import EARLIER, PRODUCT, STOCK, method_of
 from benchmarks.search.runs import USUAL, Run, Runs, Setting, fewer
-from benchmarks.search.table import Array, names
+from benchmarks.search.simulator import START, sweep_config
+from benchmarks.search.table import Array, Table, load, names
 from sweep.config.sweep import SearchConfig
+from sweep.plan.workload import Stint, expected_workload
 
 SHORT, LONG = range(1_000, 1_016), range(1_000, 1_200)
 """Seeds. No setting was chosen by their figures."""
@@ -23,6 +25,10 @@ GP, TPE = f"{PRODUCT}gp", f"{PRODUCT}tpe"
 WORKERS = 2
 FIRST, SECOND = "python-stdlib", "kjv"
 """The table that methods were chosen on, and the one of other text that chose none."""
+PLANS = 8
+"""Plans that are made, each of another seed."""
+VOCAB_SIZE = 257
+"""Token ids of the tables' trials: bytes and <|endoftext|>."""
 MANY = 1_000
 """Trials of a sweep whose driver is timed, with the default search by gp."""
 AT_END = None
@@ -51,8 +57,10 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
         yield compared.regret(replace(own, method=GP), STOCK, 1.0, bar)
         yield compared.rates(own)
         yield compared.missed(own)
-        if not short:
+        if not short and table in (FIRST, SECOND):
             yield from _long(compared, own)
+        for method in dict.fromkeys((DEFAULT, GP)):
+            yield compared.planned(replace(own, method=method))
     for method in dict.fromkeys((TPE, GP)):
         yield compared.driver([Setting(t, method, WORKERS, USUAL) for t in tables], 20)
     if not short:
@@ -66,7 +74,11 @@ def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:
     for trials in (USUAL, 100):
         many = replace(own, workers=8, trials=trials)
         yield compared.regret(many, EARLIER, AT_END, Bar(at_most=0.7))
-    yield compared.regret(replace(own, trials=USUAL // 2), EARLIER, AT_END, Bar(at_most=1.0), USUAL)
+    half = replace(own, trials=USUAL // 2)
+    for method in dict.fromkeys((DEFAULT, GP)):
+        less = replace(half, method=method)
+        yield compared.regret(less, EARLIER, AT_END, Bar(at_most=1.0), USUAL)
+        yield compared.recommended(less, own)
     for trials in (16, 32, 100):
         for workers in (2, 8):
             gp = Setting(own.table, GP, workers, trials)
@@ -118,7 +130,7 @@ class _Compared:
     def rates(self, own: Setting) -> Row:
         """Return what the fit's best rates of the sizes cost, beside the ranking's."""
         runs = self.runs.of(own, self.seeds, len(self.seeds))
-        fit = np.array([run.fit.regret for run in runs if run.fit])
+        fit = np.array([run.fit.sizes.regret for run in runs if run.fit])
         rule = np.array([run.rule.regret for run in runs])
         return Row(
             "search",
@@ -133,7 +145,8 @@ class _Compared:
     def missed(self, own: Setting) -> Row:
         """Return how many final losses lie outside what the fit expects of them."""
         runs = self.runs.of(own, self.seeds, len(self.seeds))
-        outside = np.array([100 * (1 - run.held) for run in runs if run.held is not None])
+        held = [run.fit.held for run in runs if run.fit and run.fit.held is not None]
+        outside = 100 * (1 - np.array(held))
         return Row(
             "search",
             f"{_words(own)}, final losses",
@@ -142,6 +155,42 @@ class _Compared:
             unit="% outside their intervals of 80 %",
             bar=Bar(at_least=10, at_most=30),
             margin=0.5,
+        )
+
+    def recommended(self, own: Setting, whole: Setting) -> Row:
+        """Return the regret of what the fit would train in full, beside the trial of another sweep.
+
+        Args:
+            own: the sweep whose record is fitted.
+            whole: the other one, by EARLIER.
+        """
+        runs = self.runs.of(own, self.seeds, len(self.seeds))
+        named = np.array([run.fit.recommended for run in runs if run.fit])
+        theirs = self._figures(replace(whole, method=EARLIER), lambda run: run.answers[-1][2])
+        return Row(
+            "search",
+            f"{_words(own)}, what --recommend names",
+            float(named.mean() / theirs.mean()),
+            *ratio_interval(named, theirs, 0.5),
+            unit=f"x the regret of {whole.trials} trials of {EARLIER}",
+            bar=Bar(at_most=1.0),
+            note=f"{named.mean():.4f} against {theirs.mean():.4f} nats; 95 % "
+            f"{_words_of(ratio_interval(named, theirs))}",
+        )
+
+    def planned(self, own: Setting) -> Row:
+        """Return what the plan expects a sweep to take, beside what it takes."""
+        table, runs = load(own.table), self.runs.of(own, self.seeds, 0)
+        expected = np.array([forecast(table, own, seed) for seed in self.seeds[:PLANS]])
+        taken = float(np.mean([run.seconds for run in runs]))
+        return Row(
+            "search",
+            f"{_words(own)}, the plan's time",
+            float(expected.mean()) / taken,
+            *np.array(interval(expected, 0.5)) / taken,
+            unit="x the time taken",
+            bar=Bar(at_least=0.8, at_most=1.2),
+            note=f"{expected.mean():.0f} against {taken:.0f} simulated seconds",
         )
 
     def driver(self, settings: Sequence[Setting], bar: float) -> Row:
@@ -163,6 +212,18 @@ class _Compared:
     def _figures(self, setting: Setting, figure: Callable[[Run], float]) -> Array:
         seeds = fewer(self.seeds, setting.trials)
         return np.array([figure(run) for run in self.runs.of(setting, seeds, 0)])
+
+
+def forecast(table: Table, own: Setting, seed: int) -> float:
+    """Return the seconds that a plan expects, told the true ones of a step of each size."""
+    algorithm, _ = method_of(own.method)
+    config = sweep_config(table, own.trials, seed, algorithm)
+    flops = {table.flops_per_step(size): table.seconds_per_step(size) for size in table.sizes}
+
+    def seconds(stint: Stint) -> float:
+        return START + stint.share * stint.full_steps * flops[stint.flops // stint.full_steps]
+
+    return expected_workload(config, VOCAB_SIZE, own.workers).seconds(own.workers, seconds)
 
 
 def _words(setting: Setting) -> str:

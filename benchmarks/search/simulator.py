@@ -1,8 +1,8 @@
 """A sweep with a simulated clock: real learning curves, any number of workers, the product's code.
 
-The method is a search method of the product (sweep/search/ask_tell.py) as `build_method` returns
-it, asked and told in the order in which a sweep would; what happens is a sweep's record. To try a
-method or a setting on a table, in a second or so:
+The clock is that of plans (sweep/plan/simulation.py); the method is a search method of the product
+(sweep/search/ask_tell.py) as `build_method` returns it. To try a method or a setting on a table, in
+a second or so:
 
     from benchmarks.search.measures import regrets
     from benchmarks.search.methods import product
@@ -23,7 +23,7 @@ seed and the trial's number, so methods meet the same luck. A trial takes START 
 table's seconds a step; no worker ever fails, and nothing diverges, since nothing did in the tables.
 """
 
-import heapq
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from time import thread_time
 from typing import Any
@@ -33,6 +33,7 @@ import numpy as np
 from benchmarks.search.table import Array, Table
 from sweep.config.space import Domain
 from sweep.config.sweep import SweepConfig
+from sweep.plan.simulation import Course, Simulation
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import AskTell
 from trainable.common.paths import config_file
@@ -112,118 +113,77 @@ def simulate(
         until: simulated seconds after which nothing happens any more, and until which trials begin
             however many there were; None: `num_samples` trials, to their ends.
     """
-    simulation = _Simulation(table, config, method)
-    simulation.run(workers, until)
-    return simulation.replay
+    timed = _Timed(method)
+    replay = Replay(SweepRecord())
 
-
-@dataclass(order=True)
-class _Running:
-    """A trial and its next evaluation."""
-
-    due: float
-    """When it is reported, seconds."""
-    number: int
-    params: dict[str, Any] = field(compare=False)
-    losses: Array = field(compare=False)
-    """(steps,), as this trial sees them."""
-    step: int = field(compare=False)
-    """Of the next evaluation."""
-    per_step: float = field(compare=False)
-    flops: int = field(compare=False)
-
-
-class _Simulation:
-    def __init__(self, table: Table, config: SweepConfig, method: AskTell) -> None:
-        self._table, self._config, self._method = table, config, method
-        self._train = config.trial.train
-        self._at = {step: place for place, step in enumerate(table.steps)}
-        self._numbers = iter(range(10**6))
-        self.replay = Replay(SweepRecord())
-
-    def run(self, workers: int, until: float | None) -> None:
-        most = self._config.num_samples if until is None else 10**6
-        self._apply("session_started", 0.0, session=1, num_samples=self._config.num_samples)
-        running = [self._begin(0.0) for _ in range(min(workers, most))]
-        heapq.heapify(running)
-        begun = len(running)
-        while running:
-            trial = heapq.heappop(running)
-            if until is not None and trial.due > until:
-                break
-            if self._goes_on(trial):
-                heapq.heappush(running, trial)
-            elif begun < most:
-                heapq.heappush(running, self._begin(trial.due))
-                begun += 1
-        self._apply("session_ended", self.replay.seconds, completed=until is None)
-
-    def _begin(self, now: float) -> _Running:
-        number = next(self._numbers)
-        points = self._config.start_points
-        fixed = points[number] if number < len(points) else {}
-        started = thread_time()
-        params = self._method.ask(number, fixed)
-        self.replay.driver_seconds += thread_time() - started
-        size, _ = self._table.split(params)
-        answer = {"answer": True} if number in self._method.answers else {}
-        self._apply("trial_started", now, trial=_name(number), params=params, **answer)
-        return _Running(
-            due=now + START,
-            number=number,
-            params=params,
-            losses=seen_losses(self._table, params, self._config.seed, number),
-            step=0,
-            per_step=self._table.seconds_per_step(size),
-            flops=self._table.flops_per_step(size),
-        )
-
-    def _goes_on(self, trial: _Running) -> bool:
-        """Report a trial's evaluation; say whether there is a next one."""
-        now, step, loss = trial.due, trial.step, float(trial.losses[self._at[trial.step]])
-        replay, record = self.replay, self.replay.record
-        if step:
-            replay.flops += trial.flops * (step - max(0, self._before(step)))
-        replay.seconds = now
-        name = _name(trial.number)
-        told = {"step": step, "val_loss": loss, "flops": trial.flops * step}
-        self._apply("evaluation", now, trial=name, metrics=told)
-        best = record.best
+    def heard(simulation: Simulation) -> None:
+        best = replay.record.best
         assert best is not None
         if not replay.answers or replay.answers[-1].trial != best.name:
-            replay.answers.append(Answer(now, replay.flops, best.name, best.params))
+            now = simulation.seconds, simulation.flops
+            replay.answers.append(Answer(*now, best.name, best.params))
+
+    simulation = Simulation(config, timed, _World(table, config), replay.record)
+    simulation.run(workers, until, heard)
+    replay.seconds, replay.flops = simulation.seconds, simulation.flops
+    replay.driver_seconds = timed.seconds
+    return replay
+
+
+class _World:
+    """A table as the world of a sweep (see World)."""
+
+    start_seconds = START
+
+    def __init__(self, table: Table, config: SweepConfig) -> None:
+        self._table, self._seed = table, config.seed
+        train = config.trial.train
+        self._steps = [*range(0, train.steps, train.eval_interval), train.steps]
+        self._places = [table.steps.index(step) for step in self._steps]
+
+    def course(self, params: Mapping[str, Any], number: int) -> Course:
+        """Return what a trial goes through."""
+        size, _ = self._table.split(params)
+        losses = seen_losses(self._table, params, self._seed, number)[self._places]
+        return Course(
+            losses=list(zip(self._steps, losses.tolist(), strict=True)),
+            step_seconds=self._table.seconds_per_step(size),
+            step_flops=self._table.flops_per_step(size),
+        )
+
+
+class _Timed:
+    """A method, and the CPU seconds that it took."""
+
+    def __init__(self, method: AskTell) -> None:
+        self._method = method
+        self.seconds = 0.0
+
+    @property
+    def answers(self) -> Container[int]:
+        return self._method.answers
+
+    def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
         started = thread_time()
-        goes_on = self._method.report(trial.number, step, loss)
-        if goes_on and step < self._train.steps:
-            trial.step = self._after(step)
-            trial.due += trial.per_step * (trial.step - step)
-        else:
-            self._method.tell(trial.number, loss)
-        replay.driver_seconds += thread_time() - started
-        if goes_on and step < self._train.steps:
-            return True
-        ended = "finished" if step == self._train.steps else "stopped"
-        rung = step if ended == "stopped" else None
-        self._apply("outcome", now, trial=name, outcome=ended, step=step, rung=rung, reason=None)
-        return False
+        params = self._method.ask(number, fixed)
+        self.seconds += thread_time() - started
+        return params
 
-    def _after(self, step: int) -> int:
-        return min(step + self._train.eval_interval, self._train.steps)
+    def report(self, number: int, step: int, loss: float) -> bool:
+        started = thread_time()
+        goes_on = self._method.report(number, step, loss)
+        self.seconds += thread_time() - started
+        return goes_on
 
-    def _before(self, step: int) -> int:
-        return (step - 1) // self._train.eval_interval * self._train.eval_interval
-
-    def _apply(self, kind: str, now: float, **facts: Any) -> None:
-        self.replay.record.apply({"event": kind, "time": now, **facts})
+    def tell(self, number: int, loss: float | None) -> None:
+        started = thread_time()
+        self._method.tell(number, loss)
+        self.seconds += thread_time() - started
 
 
-def seen_losses(table: Table, params: dict[str, Any], seed: int, number: int) -> Array:
+def seen_losses(table: Table, params: Mapping[str, Any], seed: int, number: int) -> Array:
     """Return the losses (steps,) that trial `number` of a sweep sees."""
     rng = np.random.default_rng([seed, number])
     deviations = table.deviations
     drawn: Array = deviations[rng.integers(len(deviations))] * rng.choice([-1.0, 1.0])
     return table.expected(params) + drawn
-
-
-def _name(number: int) -> str:
-    return f"t{number:03d}"

@@ -110,7 +110,7 @@ def _resume(
         return 0
     sweep = SweepFile(identity=stored.identity, config=config)
     with room_for(folder):
-        return run_session(folder, sweep, place, dataset, None, output, begun)
+        return run_session(folder, sweep, place, dataset, plan, output, begun)
 
 
 def _nothing_to_do(stored: SweepFile, config: SweepConfig, record: SweepRecord) -> str | None:

@@ -19,12 +19,14 @@ from sweep.config.sweep import SweepConfig
 from sweep.control.interruption import Interrupted, Interruption
 from sweep.control.orders import OrderWatch
 from sweep.engine.closing import close_session
-from sweep.plan.budget import TimeBudget, expected_trial
+from sweep.plan.budget import TimeBudget
 from sweep.plan.plan import Plan
+from sweep.plan.probe import Forecast
 from sweep.record.events import EventLog, read_events
 from sweep.record.folder import SweepFile, write_sweep
 from sweep.record.lock import locked
 from sweep.record.machine import machine_text
+from sweep.record.planned import PlannedCost
 from sweep.record.results import EndedBy, SweepRecord
 from sweep.record.retention import collect
 from sweep.record.storage import store_of
@@ -48,11 +50,11 @@ def run_session(
     sweep: SweepFile,
     place: Place,
     dataset: TokenDataset,
-    plan: Plan | None,
+    plan: Plan,
     output: Output,
     begun: Begun | None = None,
 ) -> int:
-    """Run a session of the sweep; `plan` is shown, where there is one to show.
+    """Run a session of the sweep; the first one shows the plan and keeps it on record.
 
     `begun` is called once it has begun.
 
@@ -106,7 +108,7 @@ class Session:
         self._log = EventLog(folder)
         self._log.listen(self._record.apply)
 
-    def run(self, plan: Plan | None, begun: Begun | None = None) -> None:
+    def run(self, plan: Plan, begun: Begun | None = None) -> None:
         """Run to the last trial's end, or until a signal comes."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._close)
@@ -145,7 +147,7 @@ class Session:
             return 128 + signal
         return 0 if self._record.best else 1
 
-    def _run(self, plan: Plan | None, ray_ready: Callable[[], None], begun: Begun | None) -> None:
+    def _run(self, plan: Plan, ray_ready: Callable[[], None], begun: Begun | None) -> None:
         """Settle what is at auto, show the plan, and run the trials once all has started."""
         config = self._place.settled(self._sweep.config, self._dataset)
         self._sweep = self._sweep.model_copy(update={"config": config})
@@ -155,10 +157,11 @@ class Session:
             self._tracker = Tracker(self._runs)
             self._log.listen(self._tracker.notice)
             self._tracker.start()
-        seconds = None
-        if plan is not None:
+        expected, is_first = Forecast(None), not self._record.sessions
+        if is_first:
             older = self._record.older
-            seconds = show_plan(config, self._dataset, plan, older, self._place, self._console)
+            expected = show_plan(config, self._dataset, plan, older, self._place, self._console)
+        cost = plan.cost(expected.seconds)
         from sweep.engine.session import run_trials  # Tune and Optuna take a while to import
 
         self._interruption.require_none()
@@ -167,12 +170,12 @@ class Session:
             why = self._trouble() or "no answer yet"
             say(self._console, f"MLflow is away, training goes on: {why}")
         self._interruption.require_none()
-        with self._on_record(plan, seconds):
+        with self._on_record(cost if is_first else None):
             if begun is not None:
                 begun(self._folder, self._record.sessions)
             if config.time_budget is not None:
-                self._budget = self._begun_budget(plan, seconds)
-            progress = Progress(config, self._record, seconds, self._console, self._trouble)
+                self._budget = self._begun_budget(expected)
+            progress = Progress(config, self._record, cost, self._console, self._trouble)
             self._log.listen(progress.notice)
             with progress:
                 # On record, so that it is told wherever the sweep is followed.
@@ -188,13 +191,9 @@ class Session:
                     self._budget,
                 )
 
-    def _begun_budget(self, plan: Plan | None, seconds: float | None) -> TimeBudget:
+    def _begun_budget(self, expected: Forecast) -> TimeBudget:
         """Return the time budget, which counts from now; it knows the pace of earlier sessions."""
-        config = self._sweep.config
-        forecast = None
-        if plan is not None and seconds is not None:
-            forecast = expected_trial(config, plan, seconds)
-        budget = TimeBudget(config, self._dataset.vocab_size, forecast)
+        budget = TimeBudget(self._sweep.config, self._dataset.vocab_size, expected.paces)
         for event in read_events(self._folder):
             budget.notice(event)
         self._log.listen(budget.notice)
@@ -202,14 +201,14 @@ class Session:
         return budget
 
     @contextlib.contextmanager
-    def _on_record(self, plan: Plan | None, seconds: float | None) -> Iterator[None]:
-        """Record that the session began, under which plan, and how it ended."""
+    def _on_record(self, cost: PlannedCost | None) -> Iterator[None]:
+        """Record that the session began, what it is planned to cost, and how it ended."""
         config = self._sweep.config
         self._log.append(
             "session_started",
             session=self._record.sessions + 1,
             num_samples=config.num_samples,
-            plan=asdict(plan.cost(config, seconds)) if plan else None,
+            plan=asdict(cost) if cost else None,
             machine=machine_text(),
         )
         try:

@@ -1,13 +1,13 @@
 """What a sweep's time budget still allows: by the pace measured so far, at first by the plan's."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from sweep.config.equal_flops import step_flops
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import Plan
 from sweep.record.lines import Event
 from sweep.record.results import SweepRecord
 from trainable.config.trial import TrialConfig
@@ -29,13 +29,6 @@ class _Mean:
         return self.seconds / self.times if self.times else 0.0
 
 
-def expected_trial(config: SweepConfig, plan: Plan, seconds: float) -> tuple[int, float]:
-    """Return what TimeBudget takes as its forecast, where a sweep takes `seconds`."""
-    trials = config.num_samples * plan.share
-    longer = config.trial.train.steps / plan.mean_steps
-    return int(plan.mean_flops * longer), seconds * plan.at_once / trials * longer
-
-
 class TimeBudget:
     """The time that a sweep may take while trials run, all its sessions together.
 
@@ -44,16 +37,15 @@ class TimeBudget:
     Args:
         config: the sweep.
         vocab_size: number of token ids.
-        forecast: FLOPs of trial.train.steps steps, and the seconds that the plan expects of them;
-            None: it expects nothing.
+        paces: what the plan expects (see Forecast).
     """
 
     def __init__(
-        self, config: SweepConfig, vocab_size: int, forecast: tuple[int, float] | None = None
+        self, config: SweepConfig, vocab_size: int, paces: Mapping[int, float] | None = None
     ) -> None:
         self._config = config
         self._vocab_size = vocab_size
-        self._forecast = dict([forecast] if forecast else [])
+        self._paces = paces or {}
         self._ends = float("inf")
         """When it is used up, on the monotonic clock, seconds."""
         self._refused = False
@@ -97,8 +89,8 @@ class TimeBudget:
         slow as the smallest of them, a larger one to be slower by its FLOPs.
         """
         steps = self._config.trial.train.steps
-        known = {flops: mean.each * steps for flops, mean in self._steps.items() if mean.times}
-        known = known or self._forecast
+        seen = {flops: mean.each * steps for flops, mean in self._steps.items() if mean.times}
+        known = seen or self._paces
         if not known:
             return 0.0
         sizes, flops = sorted(known), steps * step_flops(trial, self._vocab_size)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from sweep.config.parts import Part
 from sweep.config.sweep import SweepConfig
 from sweep.plan.noise import standard_error
-from sweep.plan.share import expected_share
 from sweep.plan.sizes import (
     hungriest_trial,
     mean_flops,
@@ -16,6 +15,7 @@ from sweep.plan.sizes import (
     trial_ends,
     trial_flops,
 )
+from sweep.plan.workload import Workload, expected_workload
 from sweep.record.planned import PlannedCost
 from trainable.config.trial import ModelConfig, TrialConfig
 from trainable.data.batches import TokenDataset, validation_starts
@@ -53,8 +53,13 @@ class Plan:
     """Fixed validation windows of one evaluation."""
     standard_error: float | None
     """Of a difference between two trials on those windows, in nats; None for one window."""
+    workload: Workload
+    """What is expected to be trained, given the search and early stopping; of several parts, that
+    of the one whose memory is the scarcest."""
+    steps: float
+    """Expected steps of all trials together."""
     share: float
-    """Expected share of the steps that all trials in full would take, given the rungs."""
+    """Of the steps that all of them in full would take."""
     disk_bytes: int
     """Largest expected size of the kept checkpoints."""
     memory_bytes: int
@@ -70,11 +75,11 @@ class Plan:
         works = [part.weight * part.plan.mean_flops for part in self.parts]
         return sum(works) / sum(w / p.concurrent for w, p in zip(works, self.parts, strict=True))
 
-    def cost(self, config: SweepConfig, seconds: float | None) -> PlannedCost:
+    def cost(self, seconds: float | None) -> PlannedCost:
         """Return what the record keeps of it, given the seconds that are expected."""
         return PlannedCost(
             seconds=seconds,
-            steps=self.share * config.num_samples * self.mean_steps,
+            steps=self.steps,
             disk_bytes=self.disk_bytes,
             standard_error=self.standard_error,
         )
@@ -109,6 +114,8 @@ def whole_plan(config: SweepConfig, vocab_size: int, parts: Sequence[PlannedPart
         largest=_end(largest, vocab_size),
         mean_flops=sum(part.weight * part.plan.mean_flops for part in parts),
         mean_steps=sum(part.weight * part.plan.mean_steps for part in parts),
+        steps=sum(part.weight * part.plan.steps for part in parts),
+        share=sum(part.weight * part.plan.share for part in parts),
         disk_bytes=max(plan.disk_bytes for plan in plans),
         parts=tuple(parts),
     )
@@ -131,6 +138,7 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
     kept = min(config.keep_checkpoints, config.num_samples) + 4 * concurrent
     length = config.trial.model.context_length
     windows = validation_starts(len(dataset.val.tokens), length, config.trial.train.eval_tokens)
+    workload = expected_workload(config, vocab, concurrent)
     return Plan(
         sizes=size_count(config),
         smallest=_end(smallest, vocab),
@@ -139,7 +147,9 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         mean_steps=mean_steps(config),
         eval_windows=len(windows),
         standard_error=standard_error(dataset, config.trial),
-        share=expected_share(config),
+        workload=workload,
+        steps=workload.steps,
+        share=workload.share,
         disk_bytes=training_bytes(largest.model, vocab) * kept,
         memory_bytes=needed,
         available_bytes=available,

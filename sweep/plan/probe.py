@@ -1,7 +1,7 @@
 """What a trial costs on this machine, measured before the first one runs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -9,8 +9,9 @@ import torch
 
 from sweep.config.parts import Part, parts_of
 from sweep.config.sweep import SweepConfig
-from sweep.plan.plan import Plan
+from sweep.plan.plan import End, Plan
 from sweep.plan.sizes import on_own_device, trial_ends
+from sweep.plan.workload import Stint
 from trainable.config.trial import TrialConfig
 from trainable.data.batches import TokenDataset
 from trainable.hardware.allocator import keep_freed_memory, return_freed_memory
@@ -113,49 +114,72 @@ def probe_ends(
 def expected_seconds(
     config: SweepConfig, plan: Plan, ends: tuple[Speed, Speed], concurrent: int
 ) -> float:
-    """Return the expected seconds of all trials, given the speeds of the plan's ends.
+    """Return the expected seconds until all trials have ended, given the speeds of the plan's ends.
 
     A line through FLOPs gives what lies between them. At equal FLOPs a step takes an overhead and a
     time that goes with its FLOPs, so that a line through the number of steps does.
     """
-    train, share = config.trial.train, plan.share
-    evaluations = 1 + share * train.steps / train.eval_interval
-    sizes = (plan.smallest, plan.largest)
-    low, high = (
-        share * size.steps * speed.step + evaluations * speed.evaluation
-        for size, speed in zip(sizes, ends, strict=True)
-    )
-    if config.by_flops:
-        least, most, mean = plan.smallest.steps, plan.largest.steps, plan.mean_steps
-    else:
-        least, most, mean = plan.smallest.flops, plan.largest.flops, plan.mean_flops
-    place = (mean - least) / (most - least) if most != least else 0.0
-    return (low + place * (high - low)) * config.num_samples / concurrent
+    evaluations = config.trial.train.steps / config.trial.train.eval_interval
+    small, large = plan.smallest, plan.largest
+    low, high = (small.steps, large.steps) if config.by_flops else (small.flops, large.flops)
+
+    def seconds(stint: Stint) -> float:
+        at = stint.full_steps if config.by_flops else stint.flops
+        place = (at - low) / (high - low) if low != high else 0.0
+        first, last = (
+            stint.share * size.steps * speed.step
+            + (1 + stint.share * evaluations) * speed.evaluation
+            for size, speed in zip((small, large), ends, strict=True)
+        )
+        return first + place * (last - first)
+
+    return plan.workload.seconds(concurrent, seconds)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a sweep is expected to take."""
+
+    seconds: float | None
+    """Until all trials have ended; None if memory is too short for a probe."""
+    probed: float = 1.0
+    """Least share of a step that was measured."""
+    paces: Mapping[int, float] = field(default_factory=dict)
+    """Seconds of trial.train.steps steps with their evaluations, by their FLOPs."""
 
 
 def forecast(
     config: SweepConfig, dataset: TokenDataset, plan: Plan, there: Callable[..., Any]
-) -> tuple[float | None, float]:
-    """Return the expected seconds of all trials, each part of them probed where it runs.
+) -> Forecast:
+    """Return what all trials are expected to take, each part of them probed where it runs.
 
     Args:
         config: the sweep, settled.
         dataset: what trials train on.
         plan: the sweep's, with its parts.
         there: does work where trials of a config run; see Place.
-
-    Returns:
-        The seconds, None if memory is too short, and the least share of a step that was measured.
     """
+    paces: dict[int, float] = {}
     seconds, probed = 0.0, 1.0
     for part, planned in zip(parts_of(config), plan.parts, strict=True):
         ends = there(speeds_of_ends, part.config, dataset, plan.eval_windows)
         if ends is None:
-            return None, 1.0
-        alone = expected_seconds(part.config, planned.plan, ends, planned.concurrent)
+            return Forecast(None)
+        own = planned.plan
+        alone = expected_seconds(part.config, own, ends, planned.concurrent)
         seconds += planned.weight * alone
         probed = min(probed, *(end.probed for end in ends))
-    return seconds, probed
+        paces |= dict(map(partial(_pace, config), (own.smallest, own.largest), ends))
+    return Forecast(seconds, probed, paces)
+
+
+def _pace(config: SweepConfig, size: End, speed: Speed) -> tuple[int, float]:
+    """Return an entry of Forecast.paces."""
+    train = config.trial.train
+    longer = train.steps / size.steps
+    evaluations = train.steps / train.eval_interval
+    full = size.steps * speed.step + evaluations * speed.evaluation
+    return round(size.flops * longer), full * longer
 
 
 def probe_speed(trial: TrialConfig, vocab_size: int, eval_windows: int) -> Speed:

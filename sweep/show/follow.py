@@ -62,8 +62,7 @@ class _Following:
         counts = counts_text(self.record) or "no trial"
         say(self._console, f"{self._folder.name}: running: {counts} of {config.num_samples}")
         plan = self.record.plan if self.record.sessions == 1 else None
-        seconds = plan.seconds if plan else None
-        with Progress(config, self.record, seconds, self._console) as progress:
+        with Progress(config, self.record, plan, self._console) as progress:
             while running and self.record.session_started is not None:
                 time.sleep(LOOK_EVERY_SECONDS)
                 running = self._read(progress)

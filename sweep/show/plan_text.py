@@ -19,7 +19,7 @@ from sweep.cluster.place import Place
 from sweep.config.space import is_within
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
-from sweep.plan.probe import forecast
+from sweep.plan.probe import Forecast, forecast
 from sweep.record.results import TrialRecord
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say_folded
@@ -194,11 +194,11 @@ def show_plan(
     older: Sequence[TrialRecord],
     place: Place,
     console: Console,
-) -> float | None:
-    """Print the plan; return the seconds that are expected."""
-    seconds, lines = _probed(config, dataset, plan, older, place)
+) -> Forecast:
+    """Print the plan; return what it is expected to take."""
+    expected, lines = _probed(config, dataset, plan, older, place)
     _say(console, lines)
-    return seconds
+    return expected
 
 
 def tell_plan(
@@ -210,10 +210,10 @@ def tell_plan(
     output: Output,
 ) -> None:
     """Print the plan as a command's result."""
-    seconds, lines = _probed(config, dataset, plan, older, place)
+    expected, lines = _probed(config, dataset, plan, older, place)
     if output.is_for_people:
         _say(open_console(output), lines)
-    document = partial(plan_document, config, plan, place.concurrent, seconds, older)
+    document = partial(plan_document, config, plan, place.concurrent, expected.seconds, older)
     output.result("\n".join(lines), document)
 
 
@@ -228,11 +228,12 @@ def _probed(
     plan: Plan,
     older: Sequence[TrialRecord],
     place: Place,
-) -> tuple[float | None, list[str]]:
-    seconds, probed = forecast(config, dataset, plan, place.there)
+) -> tuple[Forecast, list[str]]:
+    expected = forecast(config, dataset, plan, place.there)
     described = (
         f"{shown_path(dataset.folder)}: {len(dataset.train.tokens):,} training and "
         f"{len(dataset.val.tokens):,} validation tokens, {dataset.vocab_size:,} ids"
     )
-    concurrent = place.concurrent
-    return seconds, plan_lines(config, plan, described, concurrent, seconds, probed, older)
+    return expected, plan_lines(
+        config, plan, described, place.concurrent, expected.seconds, expected.probed, older
+    )

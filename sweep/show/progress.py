@@ -8,9 +8,8 @@ from rich.live import Live
 
 from sweep.analysis.words import duration, outcome_text, params_text
 from sweep.config.sweep import SweepConfig
-from sweep.plan.share import expected_share
-from sweep.plan.sizes import mean_steps
 from sweep.record.lines import Event
+from sweep.record.planned import PlannedCost
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.show.console import say
 from sweep.show.live import LiveView
@@ -25,7 +24,7 @@ class Progress:
     Args:
         config: the sweep.
         record: kept up to date by whoever sends the events.
-        expected_seconds: from the plan; None if it was not probed.
+        plan: what all trials are expected to take; None if that is not known.
         console: where to.
         trouble: says what ails MLflow, or None.
     """
@@ -34,15 +33,13 @@ class Progress:
         self,
         config: SweepConfig,
         record: SweepRecord,
-        expected_seconds: float | None,
+        plan: PlannedCost | None,
         console: Console,
         trouble: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._config = config
         self._record = record
-        self._expected_seconds = expected_seconds
-        steps = config.num_samples * mean_steps(config)
-        self._expected_steps = expected_share(config) * steps
+        self._plan = plan
         self._console = console
         self._trouble = trouble
         self._started = time.monotonic()
@@ -107,14 +104,14 @@ class Progress:
         if ended >= self._config.num_samples:
             return "0 s"  # whatever was expected of its steps
         guesses = []
-        if done > self._steps_before:
-            left = max(0.0, self._expected_steps - done)
+        if self._plan is not None and done > self._steps_before:
+            left = max(0.0, self._plan.steps - done)
             guesses.append(elapsed / (done - self._steps_before) * left)
         if ended > self._ended_before:
             to_do = self._config.num_samples - ended
             guesses.append(elapsed / (ended - self._ended_before) * to_do)
         if not guesses:
-            if self._expected_seconds is None:
+            if self._plan is None or self._plan.seconds is None:
                 return "?"
-            guesses.append(self._expected_seconds)
+            guesses.append(self._plan.seconds)
         return "about " + duration(sum(guesses) / len(guesses))
