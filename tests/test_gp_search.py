@@ -5,15 +5,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.linalg import cho_factor
 from sweep_samples import record_of, run_of, session, sweep_config
 from test_answers import BEST, Sweep, loss_at
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmarks.search.methods import product
 from benchmarks.search.simulator import simulate
 from benchmarks.search.simulator import sweep_config as bench_config
 from benchmarks.search.table import load
+from sweep.analysis import gaussian_process
 from sweep.analysis.axes import axes_of
 from sweep.config.sweep import SweepConfig
+from sweep.plan.simulation import Simulation
+from sweep.plan.valley import Valley
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method, stopped_on_record
 from sweep.search.gp_model import MOST_ROWS, ROWS_OF_SCALES, Model
@@ -30,6 +35,28 @@ def config_of(trials: int = 24, goal: str = "both", **changes: Any) -> SweepConf
 def far(params: dict[str, Any]) -> float:
     """How far a rate is from the best one, in octaves."""
     return abs(math.log2(params["optim.lr"] / BEST))
+
+
+def test_matrices_are_on_one_thread_while_trials_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By gp and by the fit for the last trial of tpe; afterwards as before."""
+    before, seen = threads(), set()
+
+    def noted(*matrix: Any, **options: Any) -> Any:
+        seen.update(threads())
+        return cho_factor(*matrix, **options)
+
+    monkeypatch.setattr(gaussian_process, "cho_factor", noted)
+    for algorithm in ("gp", "tpe"):
+        seen.clear()
+        config = sweep_config(num_samples=12, search={"algorithm": algorithm})
+        with threadpool_limits(2, user_api="blas"):
+            Simulation(config, build_method(config, SweepRecord()), Valley(config, 257)).run(2)
+        assert seen == {1}, algorithm
+    assert threads() == before
+
+
+def threads() -> list[int]:
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
 
 def test_it_begins_with_start_points_and_probes_that_stop_after_the_grace_period() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from sweep.analysis.axes import Axis, axes_of, input_axes, inputs_of, point_at
 from sweep.analysis.curves import FEW, evaluations_of, rows_from
 from sweep.analysis.gaussian_process import Array, Rows, fit
+from sweep.common.blas import on_one_thread
 from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
@@ -62,6 +63,7 @@ class Surface:
         older: those of the sweeps that it starts from.
     """
 
+    @on_one_thread
     def __init__(
         self,
         config: SweepConfig,
@@ -80,6 +82,7 @@ class Surface:
         self.training_noise = self._process.training_noise
         """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
+    @on_one_thread
     def best(self, fixed: Mapping[str, Any]) -> Estimate:
         """Return where the expected final loss is least, given some fields.
 
@@ -102,6 +105,7 @@ class Surface:
         loss = float(mean[at]) if self._ended else None
         return Estimate(points[at], loss, math.sqrt(variance), rates, near)
 
+    @on_one_thread
     def valley(self, place: Mapping[str, Any]) -> Valley | None:
         """Return the final loss along the rate; None where no trial came to its end.
 
@@ -113,6 +117,7 @@ class Surface:
         points = self._along_rate(place, GRID)
         return Valley([point[RATE] for point in points], self.expected(points))
 
+    @on_one_thread
     def expected(self, points: Sequence[Mapping[str, Any]]) -> Array:
         """Return the expected final losses (n,) at n points, each with every searched field.
 
@@ -120,6 +125,7 @@ class Surface:
         """
         return self._process.final_mean(self._inputs(points))
 
+    @on_one_thread
     def expected_at(self, inputs: Array) -> Array:
         """Return what `expected` returns, at inputs (n, d) as inputs_of has them."""
         return self._process.final_mean(inputs)
@@ -136,6 +142,7 @@ class Surface:
         choices = axis.few(number)
         return choices or [axis.value((part + 0.5) / number) for part in range(number)]
 
+    @on_one_thread
     def best_rates(self, places: Sequence[Mapping[str, Any]]) -> Array:
         """Return joint posterior draws (DRAWS, n) of the best rate at n places.
 

@@ -17,6 +17,7 @@ from scipy.special import ndtr
 
 from sweep.analysis.axes import axes_of, input_axes, point_at
 from sweep.analysis.gaussian_process import Array, GaussianProcess
+from sweep.common.blas import on_one_thread
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.answers import Answers
@@ -76,6 +77,7 @@ class GpMethod:
         """Numbers of the trials that train the answer."""
         return self._answers.numbers
 
+    @on_one_thread
     def ask(self, number: int, fixed: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters of trial `number`, those of `fixed` as they are there."""
         if number not in self._known.trials:
@@ -84,6 +86,7 @@ class GpMethod:
             self._known.begins(number, {name: params[name] for name in self._config.space})
         return dict(self._known.trials[number].params)
 
+    @on_one_thread
     def report(self, number: int, step: int, loss: float) -> bool:
         """Take in an evaluation; return whether the trial goes on."""
         if self._known.hears(number, step, loss) and not self._goes_on(number):
