@@ -29,8 +29,10 @@ TRIAL = {
 
 
 def sweep_config(**changes: Any) -> SweepConfig:
-    """Return a small sweep: 80 steps, rungs at 10, 20 and 40; `changes` are top-level settings."""
+    """Return a small sweep by tpe: 80 steps, rungs at 10, 20 and 40; `changes` are top-level."""
+    search = {"algorithm": "tpe", **changes.pop("search", {})}
     values = {
+        "search": search,
         "num_samples": 8,
         "space": SPACE,
         "asha": {"grace_period": 10, "reduction_factor": 2},

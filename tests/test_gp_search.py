@@ -1,6 +1,7 @@
 """Search by one Gaussian process: what it suggests and stops, and that a resume does the same."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,17 @@ def test_it_begins_with_start_points_and_probes_that_stop_after_the_grace_period
     gaps = np.diff([math.log(1e-4), *sorted(rates), math.log(1e-2)])
     assert gaps.max() < 0.45 * math.log(100), "they fill the range"
     assert probes_of(config_of(8)) == 3, "a short sweep has few"
+
+
+def test_the_first_start_point_is_trained_to_its_end_if_no_loss_of_an_end_is_known() -> None:
+    bad = [{"optim.lr": lr, "model.d_model": 32} for lr in (1e-4, 1.1e-4, 1.2e-4)]
+    sweep = Sweep(config_of(start_points=bad))
+    assert [sweep.run(number, point) for number, point in enumerate(bad)] == [80, 10, 10]
+    known = record_of(sweep.events).trials.values()
+    warm = Sweep(config_of(start_points=bad[:1]))
+    older = SweepRecord(older=[replace(trial, sweep="old") for trial in known])
+    warm.method = build_method(warm.config, older)
+    assert warm.run(0, bad[0]) < 80
 
 
 def test_it_finds_the_best_and_spends_its_steps_there() -> None:

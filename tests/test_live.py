@@ -51,8 +51,8 @@ def test_what_matters_is_there_at_each_width(width: int) -> None:
     assert width == 60 or table[1][9] == "20"
     assert table[2][3:5] == ["0.003162", "d_model=64"]
     assert table[-1][:6] == ["-", "t005", "-", "0.005", "d_model=32", "0"]
-    assert "t001 stopped at rung 10: rank 2 of 2, best 1/2 go on" in map(str.strip, lines)
-    assert "t002 stopped at rung 10: rank 2 of 3, best 1/2 go on" in map(str.strip, lines)
+    assert "t001 stopped at step 10: rank 2 of 2, best 1/2 go on" in map(str.strip, lines)
+    assert "t002 stopped at step 10: rank 2 of 3, best 1/2 go on" in map(str.strip, lines)
     assert "t003 diverged: why" in map(str.strip, lines)
     assert any(mark in "".join(lines) for mark in BLOCKS) == (width >= 80)
     assert len({row[1] for row in table}) == len(table), "a running one of the best is there once"

@@ -135,7 +135,7 @@ def test_every_trial_is_a_mark_over_its_rate() -> None:
     assert all(t["marker"]["opacity"] == 1 for t in picture.traces if t["name"].startswith("d_"))
     assert looks["t003"] == "x"
     (stopped,) = [t for t in picture.traces if "10" in t.get("text", [])]
-    assert "stopped at rung 10" in stopped["hovertext"][0]
+    assert "stopped at step 10" in stopped["hovertext"][0]
     (shade,) = picture.layout["shapes"]
     assert [shade["x0"], shade["x1"]] == [1e-4, 1e-2]
     assert "t000" in picture.sentence

@@ -207,7 +207,13 @@ def test_the_plan_says_what_the_trials_are_for_and_when_none_trains_the_answer(
     assert "goal" not in text()
     assert "goal      the best configuration\n" in text(goal="best")
     assert "goal      the best rate of every size\n" in text(goal="table")
-    assert "the last trial never" in text()
+    assert "step 10 on, the last trial never" in text()
+    point = [{"optim.lr": 1e-3}]
+    begun = planned(dataset, space=SIZES, start_points=point, search={"algorithm": "gp"})
+    assert "on, the first and the last trial never" in lines(begun, dataset)
+    table = {"algorithm": "gp", "goal": "table"}
+    begun = planned(dataset, space=SIZES, start_points=point, search=table)
+    assert "on, the first trial never" in lines(begun, dataset)
     assert "the last trial" not in text(goal="table")
 
 

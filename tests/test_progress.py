@@ -59,7 +59,7 @@ def test_plain_output_stays_short_however_many_trials(tmp_path):
     lines = play(tmp_path, 500).splitlines()
     assert 10 <= len(lines) <= PLAIN_LINES
     assert lines[-1].startswith("[500/500] t499 ")
-    assert "stopped at rung 5" in lines[-1]
+    assert "stopped at step 5" in lines[-1]
     assert "best 2.5010 (t499)" in lines[-1]
 
 

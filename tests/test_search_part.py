@@ -32,7 +32,7 @@ def test_rows_are_functions_of_their_seeds(tmp_path: Path) -> None:
     again = list(part.bars(Runs(None), seeds, short=True))
     watched = [row for row in once if row.margin is not None]
     assert watched == [row for row in again if row.margin is not None]
-    assert len(watched) == 8, "two methods' regret, rates and calibration, on two tables"
+    assert len(watched) == 12, "two methods' regret and plan, rates and calibration, on two tables"
     assert len({row.case for row in once}) == len(once)
     assert all(row.low <= row.high for row in once)
 

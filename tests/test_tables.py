@@ -79,7 +79,7 @@ def test_the_leaderboard_goes_from_the_best_to_the_lost() -> None:
         ["1", "t002", "2.1234", "3.0600", "0.002", "64", "80", "finished"],
         ["2", "t004", "2.5000", "-", "0.005", "64", "20", "interrupted"],
         ["3", "t003", "3.0000", "-", "0.004", "32", "10", "running"],
-        ["4", "t001", "3.2500", "-", "0.003162", "32", "10", "stopped", "at", "rung", "10"],
+        ["4", "t001", "3.2500", "-", "0.003162", "32", "10", "stopped", "at", "step", "10"],
         ["5", "t000", "-", "-", "0.001", "32", "0", "diverged"],
     ]
 
@@ -161,7 +161,7 @@ def test_outcomes_and_counts_in_words() -> None:
     texts = {name: outcome_text(trial) for name, trial in record.trials.items()}
     assert texts == {
         "t000": "diverged",
-        "t001": "stopped at rung 10",
+        "t001": "stopped at step 10",
         "t002": "finished",
         "t003": "running",
         "t004": "interrupted",

@@ -54,14 +54,14 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
         own = Setting(table, DEFAULT, WORKERS, USUAL)
         bar = Bar(at_most=0.25 if table == FIRST else 0.5)
         yield compared.regret(own, STOCK, 1.0, bar)
-        yield compared.regret(replace(own, method=GP), STOCK, 1.0, bar)
+        yield compared.regret(replace(own, method=TPE), STOCK, 1.0, bar)
         yield compared.rates(own)
         yield compared.missed(own)
         if not short and table in (FIRST, SECOND):
             yield from _long(compared, own)
-        for method in dict.fromkeys((DEFAULT, GP)):
+        for method in (GP, TPE):
             yield compared.planned(replace(own, method=method))
-    for method in dict.fromkeys((TPE, GP)):
+    for method in (GP, TPE):
         yield compared.driver([Setting(t, method, WORKERS, USUAL) for t in tables], 20)
     if not short:
         yield _Compared(runs, seeds[:1]).driver([Setting(FIRST, GP, WORKERS, MANY)], 50)
@@ -75,7 +75,7 @@ def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:
         many = replace(own, workers=8, trials=trials)
         yield compared.regret(many, EARLIER, AT_END, Bar(at_most=0.7))
     half = replace(own, trials=USUAL // 2)
-    for method in dict.fromkeys((DEFAULT, GP)):
+    for method in (GP, TPE):
         less = replace(half, method=method)
         yield compared.regret(less, EARLIER, AT_END, Bar(at_most=1.0), USUAL)
         yield compared.recommended(less, own)

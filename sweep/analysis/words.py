@@ -106,7 +106,7 @@ def size_name(config: SweepConfig, model: ModelConfig) -> str:
 def outcome_text(trial: TrialRecord) -> str:
     """Return an outcome with what it needs to be understood."""
     if trial.outcome == "stopped":
-        return f"stopped at rung {trial.rung:,}"
+        return f"stopped at step {trial.rung:,}"
     return trial.outcome or "running"
 
 

@@ -33,9 +33,9 @@ FIXED = (
 class SearchConfig(Section):
     """How the next trial is chosen."""
 
-    algorithm: Literal["tpe", "random", "gp"] = "tpe"
-    """tpe: Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform.
-    gp: one Gaussian process over all learning curves, which stops trials, too."""
+    algorithm: Literal["gp", "tpe", "random"] = "gp"
+    """gp: one Gaussian process over all learning curves, which stops trials, too. tpe:
+    Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform."""
     goal: Literal["best", "table", "both"] = "both"
     """What a sweep is to find: the best configuration, the best rate of every size, or both. With
     table sizes come in turn (gp: the one that is known least), each trial is stopped by those of

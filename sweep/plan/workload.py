@@ -18,7 +18,7 @@ from sweep.plan.valley import Valley
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import build_method
 
-SIMULATED_TRIALS = 96
+SIMULATED_TRIALS = 64
 """Of all simulated sweeps together, at least."""
 LARGEST = 48
 """Trials of the longest sweep that is simulated: a longer one goes on as its later half."""

@@ -1,6 +1,7 @@
 """The search method of one Gaussian process over learning curves, which suggests and stops.
 
-First come the start points and quasi-random probes, which are stopped after the grace period.
+First come the start points, of which the first is trained to its end: an answer early on, and the
+level that all predictions lack. Then quasi-random probes, which are stopped after the grace period.
 Then, in turn, the best point of a posterior draw (Thompson 1933), and that of a draw within the
 size whose present answer has the largest expected regret; the latter alone, where the goal is the
 table of sizes. A trial is stopped where it is unlikely to end below the best by the model, of all
@@ -124,6 +125,8 @@ class GpMethod:
         if not 0 < at < self._config.trial.train.steps or number in self.answers:
             return True
         if not self._config.asha.enabled or at < self._config.grace_period:
+            return True
+        if number == 0 and self._first and not self._known.older:
             return True
         early = self._early()
         if number in self._probes and early == 1.0:

@@ -120,7 +120,7 @@ def _stops_text(config: SweepConfig, share: str) -> str:
         start = f"{first}{unit}" if config.by_flops else f"step {first}"
         return (
             f"stops     by the search's model, at any evaluation from {start} on"
-            f"{', the last trial never' if config.has_answer else ''}; {share}"
+            f"{_never_stopped(config)}; {share}"
         )
     if not config.rungs:
         return "rungs     none: every trial runs to its end"
@@ -130,6 +130,13 @@ def _stops_text(config: SweepConfig, share: str) -> str:
         f"{'go on, the last trial in any case' if config.has_answer else 'of each size go on'}; "
         f"{share}"
     )
+
+
+def _never_stopped(config: SweepConfig) -> str:
+    """Return which trials search by gp trains to their ends, for the plan."""
+    first = bool(config.start_points) and not config.search.warm_start
+    named = [*(["first"] if first else []), *(["last"] if config.has_answer else [])]
+    return f", the {' and the '.join(named)} trial never" if named else ""
 
 
 def _memory_text(plan: Plan, concurrent: int) -> str:
