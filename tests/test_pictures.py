@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sweep_samples import (
     SPACE,
+    TRIAL,
     ended,
     evaluated,
     event,
@@ -308,6 +309,37 @@ def test_losses_far_above_the_rest_are_drawn_on_the_top_edge_of_the_rungs() -> N
     assert any("loss 8.0000" in text for _, _, text in points(picture))
     assert picture.note.endswith("Losses beyond the top edge are drawn on it.")
     assert "top edge" not in rungs(facts_of(*trials)).note
+
+
+def test_where_a_model_stops_trials_its_steps_stand_for_rungs() -> None:
+    config = sweep_config(search={"algorithm": "gp"})
+    trials = [
+        run_of(f"t{n:03d}", {0: 5.0, 10: 4.0, 20: 3.5 + n / 100}, "stopped") for n in range(3)
+    ]
+    late = run_of("t003", {0: 5.0, 10: 4.0, 20: 3.6, 30: 3.4, 40: 3.2}, "stopped")
+    whole = run_of("t004", {0: 5.0, **dict.fromkeys(range(10, 90, 10), 3.0)}, "finished")
+    picture = rungs(facts_of(*trials, late, whole, config=config))
+    assert picture.sentence == (
+        "Early stopping ended 3 of 5 trials at step 20, 1 of 2 trials at step 40."
+    )
+    names = picture.layout["xaxis"]["ticktext"]
+    assert names == [
+        "step 20<br>5 came<br>2 stayed, 3 left",
+        "step 40<br>2 came<br>1 stayed, 1 left",
+    ]
+    assert [trace["name"] for trace in picture.traces] == ["went on", "was stopped here"]
+    assert "at step 20" in picture.traces[0]["hovertext"][0]
+    assert "no border for all" in picture.note
+    none = rungs(facts_of(whole, config=config))
+    assert none.sentence == "The search's model has stopped no trial yet."
+    often = sweep_config(
+        search={"algorithm": "gp"}, trial={**TRIAL, "train": {**TRIAL["train"], "eval_every": 5}}
+    )
+    once = [run_of(f"t{n:03d}", {0: 5.0, 5 * n: 4.0}, "stopped") for n in range(2, 12)]
+    twice = run_of("t012", {0: 5.0, 55: 4.0}, "stopped")
+    shown = rungs(facts_of(*once, twice, config=often)).layout["xaxis"]["ticktext"]
+    assert len(shown) == 8, "those at which most were stopped"
+    assert shown[-1].startswith("step 55<br>")
 
 
 def test_without_rungs_it_says_so() -> None:

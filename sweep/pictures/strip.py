@@ -1,6 +1,10 @@
-"""The rungs: how many trials came to each, stayed and left, and the losses that decided."""
+"""Early stopping: how many trials came to each rung, stayed and left, and at which losses.
+
+A model stops at any evaluation: those at which it did stand for the rungs.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +14,11 @@ from sweep.analysis.words import rung_text
 from sweep.pictures.picture import OUTCOME_LOOKS, Picture, Trace, axis, line, marks, told
 from sweep.record.results import TrialRecord
 
-KEY, TITLE = "rungs", "Rungs of early stopping"
+KEY, TITLE = "rungs", "Early stopping"
 WIDTH = 0.32
 """Half the width of a rung's strip, in rungs."""
+MOST = 8
+"""Evaluations that are shown of a model's: those at which it stopped the most."""
 
 Arrival = tuple[TrialRecord, float]
 """A trial, and its loss at a rung."""
@@ -20,11 +26,12 @@ Arrival = tuple[TrialRecord, float]
 
 def rungs(facts: Facts) -> Picture:
     """Return the losses at each rung as a strip, with the border between staying and leaving."""
-    steps = facts.config.rungs
+    by_model = facts.config.stops_by == "model"
+    steps = _stopped_at(facts) if by_model else facts.config.rungs
     came = {step: _arrivals(facts, step) for step in steps}
     came = {step: arrivals for step, arrivals in came.items() if arrivals}
-    if facts.config.stops_by == "model":
-        return Picture(KEY, TITLE, "There are no rungs: the search's model stops trials.")
+    if by_model and not steps:
+        return Picture(KEY, TITLE, "The search's model has stopped no trial yet.")
     if not steps:
         return Picture(KEY, TITLE, "There are no rungs: every trial runs to its end.")
     if not came:
@@ -35,7 +42,8 @@ def rungs(facts: Facts) -> Picture:
     ceiling = losses[0] + 1.07 * room
     stayed, left = (_marks(facts, came, ceiling, left=left) for left in (False, True))
     borders: list[Trace] = []
-    for place, arrivals in enumerate(came.values() if facts.config.has_answer else ()):
+    bordered = facts.config.has_answer and not by_model
+    for place, arrivals in enumerate(came.values() if bordered else ()):
         border = float(np.quantile([loss for _, loss in arrivals], 1 / factor))
         borders.append(
             line(
@@ -54,19 +62,38 @@ def rungs(facts: Facts) -> Picture:
             **{"range": [-0.6, len(came) - 0.4], "showgrid": False},
         },
         "yaxis": axis(
-            "validation loss at the rung, nats per token",
+            f"validation loss at the {_kind(facts)}, nats per token",
             range=[losses[0] - 0.08 * room, losses[0] + 1.1 * room],
         ),
     }
     note = (
         "The border moves as trials arrive: an early one stays where a later one with the same "
         "loss is stopped, and the first to come to a rung always stays."
-        if facts.config.has_answer
-        else "Each trial is ranked among those of its size, so that there is no border for all."
     )
+    if by_model:
+        note = (
+            "The model judges by where a trial is expected to end, by its size, its rate and all "
+            "curves so far: there is no border for all."
+        )
+    elif not bordered:
+        note = "Each trial is ranked among those of its size, so that there is no border for all."
     if losses[-1] > ceiling:
         note += " Losses beyond the top edge are drawn on it."
     return Picture(KEY, TITLE, _sentence(facts, came), [stayed, left, *borders], layout, note)
+
+
+def _stopped_at(facts: Facts) -> list[int]:
+    """Return the steps of the plan at which the most trials were stopped, ascending."""
+    stopped = Counter(
+        facts.config.plan_step(trial.params, trial.rung)
+        for trial in facts.record.trials.values()
+        if trial.outcome == "stopped" and trial.rung is not None
+    )
+    return sorted(step for step, _ in stopped.most_common(MOST))
+
+
+def _kind(facts: Facts) -> str:
+    return "step" if facts.config.stops_by == "model" else "rung"
 
 
 def _arrivals(facts: Facts, step: int) -> list[Arrival]:
@@ -99,7 +126,10 @@ def _marks(facts: Facts, came: dict[int, list[Arrival]], ceiling: float, *, left
                 x.append(place + WIDTH * (2 * _spread(number) - 1))
                 y.append(min(loss, ceiling))
                 hover.append(
-                    told(trial, f"loss {loss:.4f} at rung {rung_text(facts.config, step)}")
+                    told(
+                        trial,
+                        f"loss {loss:.4f} at {_kind(facts)} {rung_text(facts.config, step)}",
+                    )
                 )
     symbol, colour = OUTCOME_LOOKS["stopped" if left else "finished"]
     return marks(
@@ -125,7 +155,8 @@ def _counted(facts: Facts, step: int, arrivals: Sequence[Arrival]) -> str:
     gone = sum(_left(facts, trial, step) for trial, _ in arrivals)
     came, stayed = len(arrivals), len(arrivals) - gone
     return (
-        f"rung {rung_text(facts.config, step)}<br>{came:,} came<br>{stayed:,} stayed, {gone:,} left"
+        f"{_kind(facts)} {rung_text(facts.config, step)}<br>{came:,} came"
+        f"<br>{stayed:,} stayed, {gone:,} left"
     )
 
 
