@@ -14,6 +14,7 @@ from sweep.analysis.words import duration, flops_text, magnitude
 from sweep.conduct import start
 from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import make_plan
+from sweep.plan.sizes import mean_flops
 from sweep.show.plan_text import plan_lines
 from trainable.data.batches import TokenDataset, open_dataset, validation_starts
 from trainable.data.corpus import TextFiles
@@ -58,7 +59,7 @@ def test_the_ends_are_those_of_all_that_can_be_suggested(dataset: TokenDataset) 
         assert end.tokens == tokens
         assert end.flops == tokens * flops_per_token(model, 257)
     mean = sum(flops_per_token(model, 257) for model in models) / 12
-    assert plan.mean_flops == pytest.approx(tokens * mean)
+    assert mean_flops(config, 257) == pytest.approx(tokens * mean)
 
 
 def test_a_size_counts_as_many_parameters_as_its_model_has(dataset: TokenDataset) -> None:
@@ -75,7 +76,7 @@ def test_one_size_where_none_is_searched(dataset: TokenDataset) -> None:
     assert plan.sizes == 1
     assert plan.smallest == plan.largest
     assert plan.largest.model == config.trial.model
-    assert plan.mean_flops == plan.largest.flops
+    assert mean_flops(config, 257) == plan.largest.flops
 
 
 def test_the_ends_are_found_in_a_space_of_any_size(dataset: TokenDataset) -> None:
@@ -103,7 +104,7 @@ def test_the_ends_are_found_in_a_space_of_any_size(dataset: TokenDataset) -> Non
     width, squares, inner = (16 + 32 + 64) / 3, (16**2 + 32**2 + 64**2) / 3, (64 + 10_063) / 2
     block = 4 * squares + 3 * width * inner + 2 * 16 * width
     mean = 80 * 16 * (14 / 3) * 6 * (50.5 * block + 257 * width)
-    assert plan.mean_flops == pytest.approx(mean, rel=0.1)
+    assert mean_flops(config, 257) == pytest.approx(mean, rel=0.1)
 
 
 def test_the_disk_is_enough_for_what_is_kept(dataset: TokenDataset, tmp_path: Path) -> None:

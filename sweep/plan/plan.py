@@ -8,8 +8,6 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.noise import standard_error
 from sweep.plan.sizes import (
     hungriest_trial,
-    mean_flops,
-    mean_steps,
     on_own_device,
     size_count,
     trial_ends,
@@ -45,10 +43,6 @@ class Plan:
     """Number of model sizes that can be suggested."""
     smallest: End
     largest: End
-    mean_flops: float
-    """Floating-point operations of a full trial, on average over the space."""
-    mean_steps: float
-    """Its steps, on average over the space."""
     eval_windows: int
     """Fixed validation windows of one evaluation."""
     standard_error: float | None
@@ -68,12 +62,6 @@ class Plan:
     """Memory that there is for trials, on their device."""
     parts: tuple["PlannedPart", ...] = ()
     """Trials by what they take, as `resources` have it; one part where all take the same."""
-
-    @property
-    def at_once(self) -> float:
-        """Trials that run at once, on average: each part's number by the work that it has."""
-        works = [part.weight * part.plan.mean_flops for part in self.parts]
-        return sum(works) / sum(w / p.concurrent for w, p in zip(works, self.parts, strict=True))
 
     def cost(self, seconds: float | None) -> PlannedCost:
         """Return what the record keeps of it, given the seconds that are expected."""
@@ -112,8 +100,6 @@ def whole_plan(config: SweepConfig, vocab_size: int, parts: Sequence[PlannedPart
         sizes=size_count(config),
         smallest=_end(smallest, vocab_size),
         largest=_end(largest, vocab_size),
-        mean_flops=sum(part.weight * part.plan.mean_flops for part in parts),
-        mean_steps=sum(part.weight * part.plan.mean_steps for part in parts),
         steps=sum(part.weight * part.plan.steps for part in parts),
         share=sum(part.weight * part.plan.share for part in parts),
         disk_bytes=max(plan.disk_bytes for plan in plans),
@@ -143,8 +129,6 @@ def make_plan(config: SweepConfig, dataset: TokenDataset, concurrent: int) -> Pl
         sizes=size_count(config),
         smallest=_end(smallest, vocab),
         largest=_end(largest, vocab),
-        mean_flops=mean_flops(config, vocab),
-        mean_steps=mean_steps(config),
         eval_windows=len(windows),
         standard_error=standard_error(dataset, config.trial),
         workload=workload,

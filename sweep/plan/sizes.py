@@ -58,13 +58,6 @@ def mean_flops(config: SweepConfig, vocab_size: int) -> float:
     return float(np.mean([trial_flops(trial, vocab_size) for trial in _trials(config)]))
 
 
-def mean_steps(config: SweepConfig) -> float:
-    """Return the mean steps of a full trial over the space."""
-    if not config.by_flops:
-        return float(config.trial.train.steps)
-    return float(np.mean([trial.train.steps for trial in _trials(config)]))
-
-
 def with_budget(config: SweepConfig, vocab_size: int) -> SweepConfig:
     """Return `config` with what its trials' steps follow from, if these are by equal FLOPs.
 
