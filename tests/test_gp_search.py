@@ -85,6 +85,19 @@ def test_the_first_start_point_is_trained_to_its_end_if_no_loss_of_an_end_is_kno
     assert warm.run(0, bad[0]) < 80
 
 
+def test_where_no_trial_is_to_come_none_is_stopped() -> None:
+    """Its worker would idle from then on. Where twelve of sixteen are to come, some are."""
+    for begun, some_stop in ((16, False), (4, True)):
+        sweep = Sweep(config_of(16))
+        params = [sweep.start(number) for number in range(begun)]
+        goes_on = [
+            sweep.method.report(number, step, loss_at(params[number], step) + 0.5 * (number > 0))
+            for step in range(10, 80, 10)
+            for number in range(begun)
+        ]
+        assert all(goes_on) != some_stop
+
+
 def test_it_finds_the_best_and_spends_its_steps_there() -> None:
     rates, steps = [], []
     for seed in range(4):

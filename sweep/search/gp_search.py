@@ -41,8 +41,8 @@ trials are alike, and each would be trained to its end."""
 GENERATIONS = 3.0
 """Trials to come for each that runs, below which one stops less and draws less widely: what is
 saved by a stop is of no use to a sweep whose trials have all begun."""
-LEAST_HOPE, NARROW = 0.05, 0.5
-"""What HOPE and the deviation of draws shrink to, the latter as a share, by the last trial."""
+NARROW = 0.5
+"""What the deviation of draws shrinks to by the last trial, as a share; HOPE shrinks to 0."""
 TURN = 2
 """After the probes one trial of so many is for the table of sizes."""
 DRAWS = 64
@@ -141,8 +141,7 @@ class GpMethod:
         (mine, least), covariance = process.final(np.array([self._model.inputs(trial), best]))
         variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
         ahead = least - mine + self._margin() * process.training_noise
-        usual = HOPE_OF_TABLE if self._goal == "table" else HOPE
-        hope = LEAST_HOPE + (usual - LEAST_HOPE) * early
+        hope = early * (HOPE_OF_TABLE if self._goal == "table" else HOPE)
         return bool(variance <= 0 or ndtr(ahead / math.sqrt(variance)) >= hope)
 
     def _margin(self) -> float:
