@@ -217,21 +217,21 @@ def test_a_finished_sweep_can_be_extended(tmp_path):
     report = tmp_path / "results/grown/report.html"
     report.unlink()
     report.mkdir()  # a report that cannot be written changes nothing else
-    done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "5", "--json")
+    done = run(tmp_path, "sweep/run.py", "--resume", "grown", "--num-samples", "6", "--json")
     assert done.returncode == 0, done.stderr
     assert "report: not written (" in done.stderr
     assert "sweep/report.py grown" in done.stderr
     document = json.loads(done.stdout)
-    assert (document["state"], len(document["trials"])) == ("complete", 5)
+    assert (document["state"], len(document["trials"])) == ("complete", 6)
     assert "resuming grown: " in done.stderr
     record = SweepRecord.read(tmp_path / "results/grown")
-    assert len(record.trials) == 5
+    assert len(record.trials) == told.num_samples == 6
     assert record.sessions == 2
     for name, trial in first.trials.items():
         assert record.trials[name] == trial
     assert record.trials["t003"].params == told.params, "as status.py --recommend says"
     params = [tuple(trial.params.values()) for trial in record.trials.values()]
-    assert len(set(params)) == 5
+    assert len(set(params)) == 6
 
 
 @pytest.mark.slow
