@@ -221,8 +221,10 @@ def test_a_detached_sweep_outlives_its_terminal(tmp_path, detached, start):
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(60) == 143
     ours, theirs = pty.openpty()
+    resume = f"{sys.executable} {SWEEP_RUN} --resume kept --detach"
     shell = subprocess.Popen(
-        ["sh", "-c", f"{sys.executable} {SWEEP_RUN} --resume kept --detach; echo status $?; cat"],
+        # What read from the terminal would end with it, and the shell then in its own time.
+        ["sh", "-c", f"{resume}; echo status $?; sleep 600"],
         env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
         preexec_fn=lambda: os.login_tty(theirs),
     )
