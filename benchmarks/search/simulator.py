@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.search.table import Array, Table
 from sweep.config.space import Domain
 from sweep.config.sweep import SweepConfig
-from sweep.plan.simulation import Course, Simulation
+from sweep.plan.simulation import Course, Simulation, evaluation_steps
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import AskTell
 from trainable.common.paths import config_file
@@ -137,8 +137,7 @@ class _World:
 
     def __init__(self, table: Table, config: SweepConfig) -> None:
         self._table, self._seed = table, config.seed
-        train = config.trial.train
-        self._steps = [*range(0, train.steps, train.eval_interval), train.steps]
+        self._steps = evaluation_steps(config.trial.train)
         self._places = [table.steps.index(step) for step in self._steps]
 
     def course(self, params: Mapping[str, Any], number: int) -> Course:

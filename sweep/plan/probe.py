@@ -119,7 +119,6 @@ def expected_seconds(
     A line through FLOPs gives what lies between them. At equal FLOPs a step takes an overhead and a
     time that goes with its FLOPs, so that a line through the number of steps does.
     """
-    evaluations = config.trial.train.steps / config.trial.train.eval_interval
     small, large = plan.smallest, plan.largest
     low, high = (small.steps, large.steps) if config.by_flops else (small.flops, large.flops)
 
@@ -127,8 +126,7 @@ def expected_seconds(
         at = stint.full_steps if config.by_flops else stint.flops
         place = (at - low) / (high - low) if low != high else 0.0
         first, last = (
-            stint.share * size.steps * speed.step
-            + (1 + stint.share * evaluations) * speed.evaluation
+            stint.share * _full_seconds(config, size, speed) + speed.evaluation
             for size, speed in zip((small, large), ends, strict=True)
         )
         return first + place * (last - first)
@@ -175,11 +173,14 @@ def forecast(
 
 def _pace(config: SweepConfig, size: End, speed: Speed) -> tuple[int, float]:
     """Return an entry of Forecast.paces."""
+    longer = config.trial.train.steps / size.steps
+    return round(size.flops * longer), _full_seconds(config, size, speed) * longer
+
+
+def _full_seconds(config: SweepConfig, size: End, speed: Speed) -> float:
+    """Return the seconds of a trial's steps and evaluations, but for the one before the first."""
     train = config.trial.train
-    longer = train.steps / size.steps
-    evaluations = train.steps / train.eval_interval
-    full = size.steps * speed.step + evaluations * speed.evaluation
-    return round(size.flops * longer), full * longer
+    return size.steps * speed.step + train.steps / train.eval_interval * speed.evaluation
 
 
 def probe_speed(trial: TrialConfig, vocab_size: int, eval_windows: int) -> Speed:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import AskTell
+from sweep.search.upcoming import given_params
+from trainable.config.trial import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ class Simulation:
         self._apply("session_ended", self.seconds, completed=until is None)
 
     def _begin(self, now: float) -> _Running:
-        number, points = self._begun, self._config.start_points
+        number = self._begun
         self._begun += 1
-        params = self._method.ask(number, points[number] if number < len(points) else {})
+        params = self._method.ask(number, given_params(self._config, number))
         answer = {"answer": True} if number in self._method.answers else {}
         self._apply("trial_started", now, trial=_name(number), params=params, **answer)
         course = self._world.course(params, number)
@@ -132,6 +134,11 @@ class Simulation:
 
     def _apply(self, kind: str, now: float, **facts: Any) -> None:
         self.record.apply({"event": kind, "time": now, **facts})
+
+
+def evaluation_steps(train: TrainConfig) -> list[int]:
+    """Return the steps at which a trial is evaluated, from 0 to its last."""
+    return [*range(0, train.steps, train.eval_interval), train.steps]
 
 
 def _name(number: int) -> str:

@@ -15,7 +15,7 @@ from sweep.analysis.axes import axes_of
 from sweep.config.equal_flops import step_flops
 from sweep.config.space import RATE
 from sweep.config.sweep import SweepConfig
-from sweep.plan.simulation import Course
+from sweep.plan.simulation import Course, evaluation_steps
 from trainable.config.trial import TrialConfig
 from trainable.model.counts import parameter_count
 
@@ -52,9 +52,8 @@ class Valley:
     def course(self, params: Mapping[str, Any], number: int) -> Course:
         """Return what a trial goes through."""
         trial = self._config.trial_config(dict(params))
-        train = trial.train
-        steps = [*range(0, train.steps, train.eval_interval), train.steps]
-        share = np.array(steps) / train.steps
+        steps = evaluation_steps(trial.train)
+        share = np.array(steps) / trial.train.steps
         rng = np.random.default_rng([self._config.seed, number])
         losses = 2.0 + 2.0 * np.exp(-8 * share) + rng.normal(0, JITTER, len(steps))
         losses += self._size(trial) * share**0.3 + self._off_rate(trial, share)

@@ -25,7 +25,7 @@ from sweep.search.answers import Answers
 from sweep.search.candidates import Candidates, sobol
 from sweep.search.gp_model import Model
 from sweep.search.known import Known
-from sweep.search.probes import probes_of
+from sweep.search.probes import probes_of, trains_first_in_full
 from sweep.search.survival import Survival
 
 HOPE = 0.35
@@ -66,8 +66,8 @@ class GpMethod:
         self._answers = Answers(config, record, self._known)
         self._axes = axes_of(config.space)
         self._inputs = input_axes(config, record.older)
-        self._first = len(config.start_points)
-        self._probes = range(self._first, self._first + probes_of(config))
+        begin = len(config.start_points)
+        self._probes = range(begin, begin + probes_of(config))
         first, full_steps = max(4, self._probes.stop), self._known.full_steps
         self._model = Model(self._inputs, full_steps, first, record.older)
         self._candidates = Candidates(config, self._axes, self._inputs)
@@ -126,7 +126,7 @@ class GpMethod:
             return True
         if not self._config.asha.enabled or at < self._config.grace_period:
             return True
-        if number == 0 and self._first and not self._known.older:
+        if number == 0 and trains_first_in_full(self._config, self._known.older):
             return True
         early = self._early()
         if number in self._probes and early == 1.0:

@@ -21,6 +21,7 @@ from sweep.config.sweep import SweepConfig
 from sweep.plan.plan import End, Plan
 from sweep.plan.probe import Forecast, forecast
 from sweep.record.results import TrialRecord
+from sweep.search.probes import trains_first_in_full
 from sweep.show.commands import shown_path
 from sweep.show.console import open_console, say_folded
 from sweep.show.plan_document import plan_document
@@ -62,7 +63,7 @@ def plan_lines(
         _length_text(config, plan),
         *noise_lines(plan),
         *([f"goal      {GOALS[goal]}"] if goal in GOALS else []),
-        _stops_text(config, share),
+        _stops_text(config, share, older),
         f"computed  in {train.computed_in}",
         f"memory    {_memory_text(plan, concurrent)}",
         f"time      {_time_text(seconds, probed)}; checkpoints up to "
@@ -113,14 +114,14 @@ def _length_text(config: SweepConfig, plan: Plan) -> str:
     )
 
 
-def _stops_text(config: SweepConfig, share: str) -> str:
+def _stops_text(config: SweepConfig, share: str, older: Sequence[TrialRecord]) -> str:
     unit = " of a trial's steps" if config.by_flops else " steps"
     if config.stops_by == "model":
         first = rung_text(config, config.grace_period)
         start = f"{first}{unit}" if config.by_flops else f"step {first}"
         return (
             f"stops     by the search's model, at any evaluation from {start} on"
-            f"{_never_stopped(config)}; {share}"
+            f"{_never_stopped(config, older)}; {share}"
         )
     if not config.rungs:
         return "rungs     none: every trial runs to its end"
@@ -132,9 +133,9 @@ def _stops_text(config: SweepConfig, share: str) -> str:
     )
 
 
-def _never_stopped(config: SweepConfig) -> str:
+def _never_stopped(config: SweepConfig, older: Sequence[TrialRecord]) -> str:
     """Return which trials search by gp trains to their ends, for the plan."""
-    first = bool(config.start_points) and not config.search.warm_start
+    first = trains_first_in_full(config, older)
     named = [*(["first"] if first else []), *(["last"] if config.has_answer else [])]
     return f", the {' and the '.join(named)} trial never" if named else ""
 
