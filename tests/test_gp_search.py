@@ -72,6 +72,9 @@ def test_it_begins_with_start_points_and_probes_that_stop_after_the_grace_period
     gaps = np.diff([math.log(1e-4), *sorted(rates), math.log(1e-2)])
     assert gaps.max() < 0.45 * math.log(100), "they fill the range"
     assert probes_of(config_of(8)) == 3, "a short sweep has few"
+    one_more = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "model.d_model": {"choice": [16, 32]}}
+    fixed = {"model.n_layers": {"int": [2, 2]}, "optim.weight_decay": {"choice": [0.1]}}
+    assert probes_of(config_of(space=one_more | fixed)) == 6, "a field of one value needs none"
 
 
 def test_the_first_start_point_is_trained_to_its_end_if_no_loss_of_an_end_is_known() -> None:

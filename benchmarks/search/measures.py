@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.simulator import Replay
+from benchmarks.search.simulator import Replay, common_luck
 from benchmarks.search.table import Array, Size, Table
 from sweep.analysis.recommendation import recommend
 from sweep.analysis.study import Study
@@ -76,8 +76,8 @@ class Fitted:
     sizes: SizesFound
     held: float | None
     """How often a trial at what it names best of a size ends within its interval of 80 %: the
-    table's expected loss there with each of the table's deviations. None where no trial came to
-    its end."""
+    table's expected loss there with the sweep's luck and each of the table's deviations of one
+    trial. None where no trial came to its end."""
     recommended: float
     """Regret of what `status.py --recommend` would train in full, nats: it need not be a trial."""
 
@@ -93,7 +93,9 @@ def by_fit(table: Table, config: SweepConfig, replay: Replay) -> Fitted:
         params = dict(zip((*sizes, *others), (*row.size, *row.best), strict=True))
         named.append(params)
         if row.loss is not None:
-            ends = table.final(params) + table.deviations[:, -1]
+            common = common_luck(table, table.split(params)[0], config.seed)[-1]
+            own = table.luck.own[:, -1]
+            ends = table.final(params) + common + np.concatenate([own, -own])
             held.append(np.mean(np.abs(ends - row.loss) <= WITHIN * row.deviation))
     mean_held = float(np.mean(held)) if held else None
     return Fitted(_judged(table, named), mean_held, regret(table, best))

@@ -116,31 +116,19 @@ class _Compared:
         ]
         when = "at their ends" if share is None else f"at {share:.0%} of stock's time"
         of = f"{theirs.trials} trials of {other}" if trials else other
-        return Row(
-            "search",
-            f"{_words(own)}, {when}",
-            float(mine.mean() / peers.mean()),
-            *ratio_interval(mine, peers, 0.5),
-            unit=f"x the regret of {of}",
-            bar=bar,
-            note=f"{mine.mean():.4f} against {peers.mean():.4f} nats, at their ends "
-            f"{' against '.join(ends)}; 95 % {_words_of(ratio_interval(mine, peers))}",
-        )
+        row = _ratio(f"{_words(own)}, {when}", mine, peers, f"x the regret of {of}", bar)
+        return replace(row, note=f"{row.note}, at their ends {' against '.join(ends)}")
 
     def rates(self, own: Setting) -> Row:
         """Return what the fit's best rates of the sizes cost, beside the ranking's."""
         runs = self.runs.of(own, self.seeds, len(self.seeds))
         fit = np.array([run.fit.sizes.regret for run in runs if run.fit])
         rule = np.array([run.rule.regret for run in runs])
-        return Row(
-            "search",
+        name, unit = (
             f"{_words(own)}, best rate of each size",
-            float(fit.mean() / rule.mean()),
-            *ratio_interval(fit, rule, 0.5),
-            unit="x the regret of the best-ranked trial of each",
-            bar=Bar(at_most=0.1),
-            note=f"{fit.mean():.4f} against {rule.mean():.4f} nats",
+            "x the regret of the best-ranked trial of each",
         )
+        return _ratio(name, fit, rule, unit, Bar(at_most=0.1))
 
     def missed(self, own: Setting) -> Row:
         """Return how many final losses lie outside what the fit expects of them."""
@@ -167,15 +155,9 @@ class _Compared:
         runs = self.runs.of(own, self.seeds, len(self.seeds))
         named = np.array([run.fit.recommended for run in runs if run.fit])
         theirs = self._figures(replace(whole, method=EARLIER), lambda run: run.answers[-1][2])
-        return Row(
-            "search",
-            f"{_words(own)}, what --recommend names",
-            float(named.mean() / theirs.mean()),
-            *ratio_interval(named, theirs, 0.5),
-            unit=f"x the regret of {whole.trials} trials of {EARLIER}",
-            bar=Bar(at_most=1.0),
-            note=f"{named.mean():.4f} against {theirs.mean():.4f} nats; 95 % "
-            f"{_words_of(ratio_interval(named, theirs))}",
+        unit = f"x the regret of {whole.trials} trials of {EARLIER}"
+        return _ratio(
+            f"{_words(own)}, what --recommend names", named, theirs, unit, Bar(at_most=1.0)
         )
 
     def planned(self, own: Setting) -> Row:
@@ -232,5 +214,15 @@ def _words(setting: Setting) -> str:
     return f"{setting.table}, {setting.method}{more}"
 
 
-def _words_of(interval: tuple[float, float]) -> str:
-    return "{:.2f} .. {:.2f}".format(*interval)
+def _ratio(name: str, mine: Array, theirs: Array, unit: str, bar: Bar) -> Row:
+    """Return the ratio of the mean regrets of the same seeds, (n,) each."""
+    low, high = ratio_interval(mine, theirs)
+    return Row(
+        "search",
+        name,
+        float(mine.mean() / theirs.mean()),
+        *ratio_interval(mine, theirs, 0.5),
+        unit=unit,
+        bar=bar,
+        note=f"{mine.mean():.4f} against {theirs.mean():.4f} nats, 95 % {low:.2f} .. {high:.2f}",
+    )

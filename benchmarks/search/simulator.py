@@ -17,10 +17,11 @@ a second or so:
 
 Whoever tunes takes seeds below 1,000: those from there on are the benchmark's, and choose nothing.
 
-What a trial sees: the table's expected curve of its parameters plus a real deviation, drawn from
-those of the trained curves near an optimum, with either sign. The draw is a pure function of the
-seed and the trial's number, so methods meet the same luck. A trial takes START seconds and the
-table's seconds a step; no worker ever fails, and nothing diverges, since nothing did in the tables.
+What a trial sees: the table's expected curve of its parameters plus real deviations, with either
+sign. A sweep trains all its trials with one seed, so one deviation is common to all trials of a
+size, and each has another of its own. The draws are pure functions of the sweep's seed, the size
+and the trial's number, so methods meet the same luck. A trial takes START seconds and the table's
+seconds a step; no worker ever fails, and nothing diverges, since nothing did in the tables.
 """
 
 from collections.abc import Container, Mapping
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.search.table import Array, Table
+from benchmarks.search.table import Array, Size, Table
 from sweep.config.space import Domain
 from sweep.config.sweep import SweepConfig
 from sweep.plan.simulation import Course, Simulation, evaluation_steps
@@ -182,7 +183,17 @@ class _Timed:
 
 def seen_losses(table: Table, params: Mapping[str, Any], seed: int, number: int) -> Array:
     """Return the losses (steps,) that trial `number` of a sweep sees."""
-    rng = np.random.default_rng([seed, number])
-    deviations = table.deviations
+    own = _drawn(table.luck.own, seed, number)
+    size, _ = table.split(params)
+    return table.expected(params) + common_luck(table, size, seed) + own
+
+
+def common_luck(table: Table, size: Size, seed: int) -> Array:
+    """Return the deviation (steps,) of all trials of a size in a sweep."""
+    return _drawn(table.luck.common, seed, table.sizes.index(size), 0)
+
+
+def _drawn(deviations: Array, *seed: int) -> Array:
+    rng = np.random.default_rng(seed)
     drawn: Array = deviations[rng.integers(len(deviations))] * rng.choice([-1.0, 1.0])
-    return table.expected(params) + drawn
+    return drawn

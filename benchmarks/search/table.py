@@ -1,4 +1,4 @@
-"""A table of real learning curves: its file, and the smooth world that the simulator makes of it.
+"""A table of real learning curves: its file, and the world that the simulator makes of it.
 
 A table is a file of JSON lines. The first says what was trained: the text, the trial, the searched
 fields and their domains, the steps that losses stand for. Each further line is one trained trial:
@@ -10,10 +10,11 @@ the CPU time of all training steps and evaluations, `flops` those of a step.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,10 @@ Size = tuple[Any, ...]
 FOLDER = Path(__file__).with_name("tables")
 AMPLITUDE, LENGTH = 0.3, 1.2
 """Of the deviations from a parabola along the logarithm of the rate: nats, e-folds."""
-NOISE = 0.02
-"""What is taken for one training seed's deviation, nats."""
+COMMON, OWN = 0.015, 0.01
+"""What is taken for the deviation of a training seed in a size, and of each of its trials; nats."""
 FREE = 30.0
 """Prior deviation of a parabola's coefficients: as good as free."""
-NEAR = np.log(4.0)
-"""Rates so near to a size's best one count for the noise between trials."""
 GRID = 161
 """Points along the rate where the least loss is looked for; of further fields, 41."""
 
@@ -52,12 +51,23 @@ class Curve:
     """Of a training step."""
 
 
+@dataclass(frozen=True)
+class Luck:
+    """Real deviations of trials from what is expected of them."""
+
+    common: Array
+    """(n, steps), nats: what all trials of a training seed have in common within a size."""
+    own: Array
+    """(m, steps): what each has beside that."""
+
+
 class Table:
     """Trained curves as a world: an expected curve everywhere, and real deviations from it.
 
     Within a size the expected loss at each step is a Gaussian process' mean along the logarithms of
-    the other fields: a free parabola and smooth deviations from it, so that curves at one place and
-    its neighbours are averaged. Outside the trained values a field is clamped to the nearest one.
+    the other fields: a free parabola, smooth deviations from it and an offset of each training
+    seed, so that curves at one place and its neighbours are averaged, and so are the seeds. Outside
+    the trained values a field is clamped to the nearest one.
 
     Args:
         head: the file's first line.
@@ -70,10 +80,10 @@ class Table:
         self.fields: list[str] = head["fields"]
         self.steps: list[int] = head["steps"]
         self._sized = sum(name.startswith("model.") for name in self.fields)
-        self._valleys: dict[Size, _Valley] = {}
-        for size in sorted({curve.at[: self._sized] for curve in curves}):
-            own = [curve for curve in curves if curve.at[: self._sized] == size]
-            self._valleys[size] = _Valley([c.at[self._sized :] for c in own], own)
+        self._by_size: dict[Size, list[Curve]] = {}
+        for curve in sorted(curves, key=lambda curve: curve.at[: self._sized]):
+            self._by_size.setdefault(curve.at[: self._sized], []).append(curve)
+        self._valleys = {size: _Valley(self._sized, own) for size, own in self._by_size.items()}
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -92,9 +102,8 @@ class Table:
 
     def only(self, size: Size) -> "Table":
         """Return the world of one size, where the other fields alone are searched."""
-        own = [curve for curve in self.curves if curve.at[: self._sized] == size]
         fixed = {name: {"choice": [v]} for name, v in zip(self.fields, size, strict=False)}
-        return Table({**self.head, "space": {**self.head["space"], **fixed}}, own)
+        return Table({**self.head, "space": {**self.head["space"], **fixed}}, self._by_size[size])
 
     @property
     def sizes(self) -> list[Size]:
@@ -134,43 +143,51 @@ class Table:
         return {size: valley.best() for size, valley in self._valleys.items()}
 
     @cached_property
-    def deviations(self) -> Array:
-        """Deviations (n, steps) of trained curves from the expected ones, near each size's best.
+    def luck(self) -> Luck:
+        """What training seeds change.
 
-        Each is lengthened by what the average takes of it, since it is part of that average.
+        Two seeds' losses at one place differ by nothing else, so their difference over the root of
+        two is as far off as one of them. Its mean over the places of a size is what the two seeds'
+        trials there have in common, less what is left of each one's own.
         """
-        rows = []
-        for size, valley in self._valleys.items():
-            away = np.abs(valley.places[:, 0] - np.log(self.best(size)[0][0]))
-            rows.append(valley.deviations[away <= NEAR])
-        return np.concatenate(rows)
+        common, own, shares = [], [], []
+        for curves in self._by_size.values():
+            seeds: dict[int, dict[tuple[Any, ...], Array]] = {}
+            for curve in curves:
+                seeds.setdefault(curve.seed, {})[curve.at] = np.array(curve.loss)
+            for one, other in combinations(seeds.values(), 2):
+                pairs = [losses - other[at] for at, losses in one.items() if at in other]
+                if len(pairs) > 1:
+                    apart = np.array(pairs) / math.sqrt(2)
+                    common.append(apart.mean(0))
+                    own.extend((apart - apart.mean(0)) / math.sqrt(1 - 1 / len(pairs)))
+                    shares.append(1 / len(pairs))
+        whole, left = (float(np.square(rows).mean()) for rows in (common, own))
+        share = max(0.0, 1 - float(np.mean(shares)) * left / max(whole, 1e-12))
+        return Luck(math.sqrt(share) * np.array(common), np.array(own))
 
     def seconds_per_step(self, size: Size) -> float:
         """Return CPU seconds of a step, with its share of the evaluations: the curves' median."""
-        own = [c.seconds for c in self.curves if c.at[: self._sized] == size]
-        return float(np.median(own)) / self.steps[-1]
+        return float(np.median([c.seconds for c in self._by_size[size]])) / self.steps[-1]
 
     def flops_per_step(self, size: Size) -> int:
         """Return the FLOPs of a step."""
-        return next(c.flops for c in self.curves if c.at[: self._sized] == size)
+        return self._by_size[size][0].flops
 
 
 class _Valley:
     """The losses of one size along the other fields."""
 
-    def __init__(self, values: list[tuple[float, ...]], curves: list[Curve]) -> None:
-        self.places = np.log(np.array(values, dtype=np.float64))
+    def __init__(self, sized: int, curves: list[Curve]) -> None:
+        self.places = np.log(np.array([curve.at[sized:] for curve in curves], dtype=np.float64))
         """(n, free), natural logarithms."""
         self._middle = self.places.mean(0)
         losses = np.array([curve.loss for curve in curves])
         self._mean = losses.mean(0)
-        covariance = self._kernel(self.places, self.places)
-        gain = np.linalg.inv(covariance + NOISE**2 * np.eye(len(covariance)))
-        self._weights = gain @ (losses - self._mean)
-        residual = NOISE**2 * self._weights
-        # A residual's deviation is the noise's times the root of one minus its leverage.
-        leverage = np.diag(covariance @ gain)
-        self.deviations: Array = residual / np.sqrt(1 - leverage)[:, None]
+        seeds = np.array([curve.seed for curve in curves])
+        luck = COMMON**2 * np.equal.outer(seeds, seeds) + OWN**2 * np.eye(len(seeds))
+        covariance = self._kernel(self.places, self.places) + luck
+        self._weights = np.linalg.solve(covariance, losses - self._mean)
 
     def losses(self, places: Array) -> Array:
         """Return the expected losses (m, steps) at places (m, free), clamped to those trained."""

@@ -57,6 +57,11 @@ class Domain(Section):
         values: list[Any] = self.model_dump(by_alias=True)[self.kind]
         return values
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has one value only."""
+        return len(set(self.values)) == 1
+
     def extremes(self) -> list[Value]:
         """Return the values whose validity stands for the whole domain's."""
         if self.integers:

@@ -4,6 +4,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -74,7 +75,7 @@ class TrialRecord:
     sweep: str | None = None
     """Older sweep that it is of, where that is what this one starts from; None: its own."""
 
-    @property
+    @cached_property
     def number(self) -> int:
         """Position in the order of suggestions, from 0."""
         return trial_number(self.name)

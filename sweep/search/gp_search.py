@@ -32,7 +32,7 @@ HOPE = 0.35
 """Probability of ending below the model's best, below which a trial is stopped."""
 HOPE_OF_TABLE, USUAL_OF_TABLE = 0.15, 0.6
 """The same, and USUAL, where all trials are for the table of sizes: that needs ends in each."""
-INDIFFERENT = 0.5
+INDIFFERENT = 0.35
 """By how much worse than the best a trial may be expected to end, in deviations of the noise
 between two trials."""
 USUAL, DEARER = 0.3, 5.0
@@ -146,8 +146,8 @@ class GpMethod:
 
     def _margin(self) -> float:
         """Return how much worse than the best a trial may be, in deviations of the noise."""
-        done = [self._known.plan_step(trial) for trial in self._known.trials.values()]
-        share = sum(done) / (self._config.trial.train.steps * len(done))
+        known = self._known
+        share = known.plan_steps / (self._config.trial.train.steps * len(known.trials))
         usual = USUAL_OF_TABLE if self._goal == "table" else USUAL
         return INDIFFERENT - DEARER * max(0.0, share - usual)
 

@@ -26,5 +26,6 @@ def probes_of(config: SweepConfig) -> int:
     """
     if config.search.warm_start:
         return 0
-    probes = EACH * (len(config.space) + 1)
+    searched = sum(not domain.is_fixed for domain in config.space.values())
+    probes = EACH * (searched + 1)
     return min(probes, int(config.num_samples * MOST))
