@@ -171,6 +171,24 @@ def test_the_table_says_what_is_known_of_each_size() -> None:
     assert again == [small, large], "the same record gives the same table"
 
 
+def test_the_rate_that_is_named_is_no_guess_beyond_what_was_trained() -> None:
+    """Losses that still fall at the largest rate promise more beyond it than is known."""
+    rates = [1e-4, 1.5e-4, 2.2e-4, 3.3e-4]
+    surface = surface_of(
+        [e for n, lr in enumerate(rates) for e in trained(f"t{n:03d}", lr, 32, 80)]
+    )
+    found = surface.best({"model.d_model": 32})
+    valley = surface.valley(found.params)
+    assert valley is not None
+    promised = valley.rates[int(valley.loss.argmin())]
+    assert rates[-1] < found.params["optim.lr"] < 0.85 * promised
+    assert found.rates is not None
+    assert found.rates[0] <= found.params["optim.lr"] <= found.rates[1]
+    assert found.loss == pytest.approx(
+        np.interp(found.params["optim.lr"], valley.rates, valley.loss)
+    )
+
+
 def trained(name: str, lr: float, d_model: int, last: int) -> list[Event]:
     """Return a trial without noise that came to step `last`."""
     told = {0: 5.5} | {step: loss(lr, d_model, step) for step in range(10, last + 1, 10)}
@@ -178,7 +196,7 @@ def trained(name: str, lr: float, d_model: int, last: int) -> list[Event]:
     return run_of(name, told, ended, lr=lr, d_model=d_model)
 
 
-@pytest.mark.parametrize(("place", "known"), [(0.5, True), (-0.01, True), (1.2, False)])
+@pytest.mark.parametrize(("place", "known"), [(0.5, True), (-0.01, True), (1.5, False)])
 def test_a_size_is_known_by_a_trial_that_finished_near_its_best_rate(
     place: float, *, known: bool
 ) -> None:

@@ -107,26 +107,27 @@ class GaussianProcess:
 
     def final(self, inputs: Array) -> tuple[Array, Array]:
         """Return mean (m,) and covariance (m, m) of the noiseless final loss at inputs (m, d)."""
-        warped = self._warp(inputs)
-        a = self._sizes[0]
-        across = a**2 * _squared_exponential(warped, self._warped)
-        across += LEVEL_DEVIATION**2 * (self._rows.backwards == 0)
-        own = a**2 * _squared_exponential(warped, warped) + LEVEL_DEVIATION**2
+        warped, across = self._warp(inputs), self._across(inputs)
+        own = self._sizes[0] ** 2 * _squared_exponential(warped, warped) + LEVEL_DEVIATION**2
         mean = self._mean + across @ self._weights
         known = solve_triangular(self._factor[0], across.T, lower=True)
         return mean, own - known.T @ known
 
     def final_mean(self, inputs: Array) -> Array:
         """Return the mean (m,) that `final` returns, for any number of inputs (m, d)."""
-        across = self._sizes[0] ** 2 * _squared_exponential(self._warp(inputs), self._warped)
-        across += LEVEL_DEVIATION**2 * (self._rows.backwards == 0)
-        mean: Array = self._mean + across @ self._weights
+        mean: Array = self._mean + self._across(inputs) @ self._weights
         return mean
 
     @property
     def training_noise(self) -> float:
         """Deviation of one trained trial's loss from the noiseless one, nats."""
         return float(np.hypot(self._sizes[2], self._sizes[3]))
+
+    def _across(self, inputs: Array) -> Array:
+        """Return the covariance (m, n) of final losses at inputs (m, d) with the rows' losses."""
+        across = self._sizes[0] ** 2 * _squared_exponential(self._warp(inputs), self._warped)
+        known: Array = across + LEVEL_DEVIATION**2 * (self._rows.backwards == 0)
+        return known
 
     def _warp(self, inputs: Array) -> Array:
         warped = inputs.copy()

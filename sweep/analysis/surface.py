@@ -23,6 +23,9 @@ GRID = 101
 CANDIDATES = 256
 """Points in the other free fields, where there are any."""
 DRAWS = 400
+CAUTION = 1.0
+"""Deviations of an expected loss that are added to it where the best settings are named: those that
+nothing was trained near may be expected to be good, and turn out not to be."""
 COARSE_GRID = 41
 """Points along the rate where many sizes are drawn together."""
 
@@ -84,7 +87,10 @@ class Surface:
 
     @on_one_thread
     def best(self, fixed: Mapping[str, Any]) -> Estimate:
-        """Return where the expected final loss is least, given some fields.
+        """Return where the final loss is best known to be low, given some fields.
+
+        That is where its expectation plus CAUTION of its deviations is least, among the rates that
+        may well be the best one.
 
         Args:
             fixed: values of searched fields, by dotted name.
@@ -96,11 +102,11 @@ class Surface:
         rate = self._axes[0]
         if rate.name == RATE and rate in free:
             if len(free) > 1:  # else the points are those along the rate
-                best = points[int(mean.argmin())]
+                best = points[_cautious(mean, covariance, [True] * len(points))]
                 points = self._along_rate(best, GRID)
                 mean, covariance = self._process.final(self._inputs(points))
             rates, near = _interval([point[RATE] for point in points], mean, covariance)
-        at = int(mean.argmin())
+        at = _cautious(mean, covariance, [_is_in(point.get(RATE), rates) for point in points])
         variance = max(float(covariance[at, at]), 0.0) + self.training_noise**2
         loss = float(mean[at]) if self._ended else None
         return Estimate(points[at], loss, math.sqrt(variance), rates, near)
@@ -225,6 +231,15 @@ def _interval(
     below, above = rates[max(low - 1, 0)], rates[min(high + 1, len(rates) - 1)]
     near = math.sqrt(below * rates[low]), math.sqrt(rates[high] * above)
     return (rates[low], rates[high]), near
+
+
+def _cautious(mean: Array, covariance: Array, among: Sequence[bool]) -> int:
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return int(np.where(among, mean + CAUTION * deviation, np.inf).argmin())
+
+
+def _is_in(rate: float | None, interval: tuple[float, float] | None) -> bool:
+    return rate is None or interval is None or interval[0] <= rate <= interval[1]
 
 
 def _drawn(mean: Array, covariance: Array) -> Array:
