@@ -38,9 +38,9 @@ def lead(study: Study) -> Iterator[Finding]:
         "lead",
         text,
         {"best": best.name, "second": second.name, "lead": by, "noise": noise, "tied": tied},
-        "of finished trials; noise: standard deviation of the difference of two trials' losses, "
-        "from the seed (by the fit) and from the validation windows (by the plan); a tie: a lead "
-        "below it",
+        "of finished trials; noise: standard deviation of the difference of two trials' losses, by "
+        "chance (what the fit leaves) and from the validation windows (by the plan); a tie: a lead "
+        "below it; another training seed may shift all losses of a size, too",
     )
 
 

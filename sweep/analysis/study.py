@@ -61,8 +61,9 @@ class Study:
     def noise(self) -> float | None:
         """Standard deviation of the difference of two trials' final losses, nats.
 
-        What training with another seed would change of both, by the fit, and what the choice of the
-        validation windows contributes, by the plan. None without a fit.
+        What differs by chance between trials of one training seed, by the fit, and what the choice
+        of the validation windows contributes, by the plan. What another seed would change for all
+        trials of a size no sweep of one seed can tell. None without a fit.
         """
         if self.surface is None:
             return None
