@@ -218,6 +218,25 @@ def test_the_plan_says_what_the_trials_are_for_and_when_none_trains_the_answer(
     assert "the last trial" not in text(goal="table")
 
 
+def test_the_plan_says_why_tpe_searches(dataset: TokenDataset) -> None:
+    space = {
+        **SPACE,
+        "optim.weight_decay": {"uniform": [0.0, 0.3]},
+        "optim.beta2": {"choice": [0.9, 0.95]},
+    }
+
+    def text(asked: str, *fields: str) -> str:
+        searched = {name: space[name] for name in ("optim.lr", "model.d_model", *fields)}
+        return lines(planned(dataset, space=searched, search={"algorithm": asked}), dataset)
+
+    one, two = "optim.weight_decay", "optim.beta2"
+    assert "search    tpe, since weight_decay is searched, too\n" in text("auto", one)
+    assert "search    tpe, since weight_decay and beta2 are searched, too\n" in text(
+        "auto", one, two
+    )
+    assert "search    tpe" not in text("auto") + text("tpe", one) + text("gp", one)
+
+
 def test_the_plan_of_one_size_without_early_stopping(dataset: TokenDataset) -> None:
     space = {"optim.lr": SPACE["optim.lr"]}
     text = lines(planned(dataset, space=space, asha={"enabled": False}), dataset)

@@ -16,7 +16,9 @@ from sweep.cluster.placement import Room, local_machine, needed, require_fits
 from sweep.common.errors import SweepError
 from sweep.config.sweep import SweepConfig
 from sweep.record.folder import find_sweep
+from sweep.record.results import SweepRecord
 from sweep.run import main
+from sweep.search.ask_tell import build_method
 from trainable.common.errors import ConfigError
 from trainable.common.paths import PACKAGE_PARENT, config_file
 from trainable.config.explain import validate
@@ -64,6 +66,30 @@ def test_a_sweep_survives_json() -> None:
     config = sweep_config(space=space, start_points=[{"optim.lr": 1e-3}], name="a.b-c_1")
     text = config.model_dump_json(by_alias=True)
     assert validate(SweepConfig, json.loads(text), "json") == config
+
+
+RATES = {"optim.lr": {"loguniform": [1e-4, 1e-2]}, "model.d_model": {"choice": [32, 64]}}
+
+
+@pytest.mark.parametrize(
+    ("other", "asked", "found"),
+    [
+        ({}, "auto", "gp"),
+        ({"optim.weight_decay": {"choice": [0.1]}}, "auto", "gp"),
+        ({"optim.weight_decay": {"choice": [0.1, 0.2]}}, "auto", "tpe"),
+        ({"optim.weight_decay": {"choice": [0.1, 0.2]}}, "gp", "gp"),
+        ({}, "tpe", "tpe"),
+        ({}, "random", "random"),
+    ],
+)
+def test_gp_searches_rates_and_sizes_and_tpe_where_there_are_other_fields(
+    other: dict[str, Any], asked: str, found: str
+) -> None:
+    config = sweep_config(space={**RATES, **other}, search={"algorithm": asked})
+    assert config.algorithm == found
+    assert config.stops_by == ("model" if found == "gp" else "rungs")
+    method = type(build_method(config, SweepRecord())).__name__
+    assert method == ("GpMethod" if found == "gp" else "OptunaMethod")
 
 
 @pytest.mark.parametrize(

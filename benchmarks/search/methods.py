@@ -35,7 +35,8 @@ def product(config: SweepConfig) -> AskTell:
 
 def algorithms() -> list[str]:
     """Return the product's search algorithms."""
-    return list(get_args(SearchConfig.model_fields["algorithm"].annotation))
+    named = get_args(SearchConfig.model_fields["algorithm"].annotation)
+    return [name for name in named if name != "auto"]
 
 
 def without_answer(config: SweepConfig) -> AskTell:

@@ -20,7 +20,6 @@ from sweep.plan.workload import Stint, expected_workload
 
 SHORT, LONG = range(1_000, 1_016), range(1_000, 1_200)
 """Seeds. No setting was chosen by their figures."""
-DEFAULT = f"{PRODUCT}{SearchConfig().algorithm}"
 GP, TPE = f"{PRODUCT}gp", f"{PRODUCT}tpe"
 WORKERS = 2
 FIRST, SECOND = "python-stdlib", "kjv"
@@ -51,7 +50,7 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
     compared = _Compared(runs, seeds)
     tables = (FIRST, SECOND) if short else tuple(names())
     for table in tables:
-        own = Setting(table, DEFAULT, WORKERS, USUAL)
+        own = Setting(table, default_method(table), WORKERS, USUAL)
         bar = Bar(at_most=0.25 if table == FIRST else 0.5)
         yield compared.regret(own, STOCK, 1.0, bar)
         yield compared.regret(replace(own, method=TPE), STOCK, 1.0, bar)
@@ -65,6 +64,12 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
         yield compared.driver([Setting(t, method, WORKERS, USUAL) for t in tables], 20)
     if not short:
         yield _Compared(runs, seeds[:1]).driver([Setting(FIRST, GP, WORKERS, MANY)], 50)
+
+
+def default_method(table: str) -> str:
+    """Return the method that a sweep of a table's space takes by default."""
+    algorithm = SearchConfig.model_fields["algorithm"].default
+    return f"{PRODUCT}{sweep_config(load(table), USUAL, 0, algorithm).algorithm}"
 
 
 def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sweep.config.equal_flops import changed, with_own_steps
 from sweep.config.resources import Resources, Share, check_resources, require_whole, share_of
-from sweep.config.space import Domain, check_space, refused
+from sweep.config.space import RATE, Domain, check_space, refused
 from trainable.common.errors import ConfigError
 from trainable.config.section import Section
 from trainable.config.trial import TrialConfig
@@ -33,9 +33,10 @@ FIXED = (
 class SearchConfig(Section):
     """How the next trial is chosen."""
 
-    algorithm: Literal["gp", "tpe", "random"] = "gp"
+    algorithm: Literal["auto", "gp", "tpe", "random"] = "auto"
     """gp: one Gaussian process over all learning curves, which stops trials, too. tpe:
-    Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform."""
+    Tree-structured Parzen Estimator (Bergstra et al. 2011), in Optuna. random: uniform. auto: gp,
+    or tpe where more than the learning rate and fields of the model is searched."""
     goal: Literal["best", "table", "both"] = "both"
     """What a sweep is to find: the best configuration, the best rate of every size, or both. With
     table sizes come in turn (gp: the one that is known least), each trial is stopped by those of
@@ -139,7 +140,27 @@ class SweepConfig(Section):
         """What stops trials early."""
         if not self.asha.enabled:
             return "nothing"
-        return "model" if self.search.algorithm == "gp" else "rungs"
+        return "model" if self.algorithm == "gp" else "rungs"
+
+    @property
+    def algorithm(self) -> Literal["gp", "tpe", "random"]:
+        """How the next trial is chosen.
+
+        What a weight decay does shows late in a curve, if at all, and a trial is stopped by what
+        its beginning and its neighbours tell: on curves of rate and decay search by gp was behind.
+        """
+        if self.search.algorithm != "auto":
+            return self.search.algorithm
+        return "tpe" if self.unlike_fields else "gp"
+
+    @property
+    def unlike_fields(self) -> list[str]:
+        """The searched fields beside the learning rate and those of the model."""
+        return [
+            name
+            for name, domain in self.space.items()
+            if name != RATE and not name.startswith("model.") and not domain.is_fixed
+        ]
 
     @property
     def by_flops(self) -> bool:
@@ -254,7 +275,7 @@ class SweepConfig(Section):
         """Refuse older sweeps to start from that the search has no use for."""
         names = self.search.warm_start
         where = f"search.warm_start {', '.join(names)}"
-        if names and self.search.algorithm == "random":
+        if names and self.algorithm == "random":
             raise ValueError(f"{where}: random search learns from no trial; take tpe or gp")
         if self.name in names:
             raise ValueError(f"{where}: a sweep cannot start from itself; choose another --name")

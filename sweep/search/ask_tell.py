@@ -69,7 +69,7 @@ def told_loss(trial: TrialRecord) -> float | None:
 
 def build_method(config: SweepConfig, record: SweepRecord) -> AskTell:
     """Return the sweep's search method, which knows what earlier sessions found."""
-    if config.search.algorithm == "gp":
+    if config.algorithm == "gp":
         from sweep.search.gp_search import GpMethod  # scipy takes a while to import
 
         return GpMethod(config, record)
@@ -90,7 +90,7 @@ def stopped_on_record(
         record: what `events` say.
         events: of all sessions, in the order in which they were recorded.
     """
-    if config.search.algorithm == "gp":
+    if config.algorithm == "gp":
         return {t.name for t in record.unfinished if not _went_on(config, t, events)}
     rungs = Rungs(config.rungs, config.asha.reduction_factor)
     went_on = rungs.replay(recorded(config, events))

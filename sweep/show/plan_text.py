@@ -13,6 +13,7 @@ from sweep.analysis.words import (
     magnitude,
     older_text,
     rung_text,
+    short_name,
     size_name,
 )
 from sweep.cluster.place import Place
@@ -57,7 +58,7 @@ def plan_lines(
         *_labelled("trials", _trials_text(config, plan, concurrent)),
         f"data      {dataset}",
         *_labelled("space", describe_domains(config)),
-        *_warm_lines(config, older),
+        *_search_lines(config, older),
         f"{f'sizes     {plan.sizes:,}, from' if several else 'size     '} {_end(config, small)}",
         *([f"          to {_end(config, large)}"] if several else []),
         _length_text(config, plan),
@@ -180,15 +181,19 @@ def noise_lines(plan: Plan) -> list[str]:
     ]
 
 
-def _warm_lines(config: SweepConfig, older: Sequence[TrialRecord]) -> list[str]:
-    """Return which older trials the search begins with, as a line of the plan."""
+def _search_lines(config: SweepConfig, older: Sequence[TrialRecord]) -> list[str]:
+    """Return why it is tpe that searches, and which older trials it begins with, as a line."""
+    why = ""
+    if config.search.algorithm == "auto" and config.unlike_fields:
+        names = " and ".join(map(short_name, config.unlike_fields))
+        why = f", since {names} {'is' if len(config.unlike_fields) == 1 else 'are'} searched, too"
     if not older:
-        return []
+        return [f"search    {config.algorithm}{why}"] if why else []
     outside = sum(not is_within(config.space, config.trial, trial.params) for trial in older)
     only = f"; {outside} of them are outside of the space" if outside else ""
-    if outside and config.search.algorithm == "tpe":
+    if outside and config.algorithm == "tpe":
         only += ", which tpe cannot use: they serve the fit alone"
-    return [f"search    {config.search.algorithm}, warm start: {older_text(older)}{only}"]
+    return [f"search    {config.algorithm}{why}, warm start: {older_text(older)}{only}"]
 
 
 def _labelled(label: str, lines: Iterable[str]) -> list[str]:

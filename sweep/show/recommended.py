@@ -167,7 +167,7 @@ def _next_lines(name: str, study: Study, following: Upcoming) -> list[str]:
     waiting = len(record.unfinished)
     return [
         f"{'the answer' if following.answer else 'next'}, as {following.trial} of "
-        f"{following.num_samples:,}, by search.algorithm {config.search.algorithm}"
+        f"{following.num_samples:,}, by search.algorithm {config.algorithm}"
         + (f"; unfinished before it: {waiting}" if waiting else ""),
         f"  {params_text(following.params)}",
         f"  {_command(study, following.params)}",

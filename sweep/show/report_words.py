@@ -124,7 +124,7 @@ def origin(facts: Facts) -> Part:
         ("computed in", config.trial.train.computed_in),
         ("searched", "; ".join(describe_domains(config))),
         *([("compared at", f"{flops_text(flops)} a trial")] if flops else []),
-        ("search", f"{config.search.algorithm}{f' for {goal}' if goal else ''}; {stops}"),
+        ("search", f"{config.algorithm}{f' for {goal}' if goal else ''}; {stops}"),
         *([("warm start", older_text(facts.record.older))] if facts.record.older else []),
         ("sweep's id", identity.sweep_id),
     ]

@@ -67,7 +67,7 @@ def complete_parent(
     values = {
         "num_samples": config.num_samples,
         "seed": config.seed,
-        "search": config.search.algorithm,
+        "search": config.algorithm,
         "goal": config.search.goal,
         **({"warm_start": ", ".join(config.search.warm_start)} if config.search.warm_start else {}),
         "compare": config.search.compare,
