@@ -30,7 +30,8 @@ from sweep.analysis.leaderboard import leaderboard
 from sweep.analysis.study import Study
 from sweep.conduct.warm_start import warm_started
 from sweep.config.equal_flops import step_flops
-from sweep.config.sweep import AshaConfig, SweepConfig
+from sweep.config.search import AshaConfig
+from sweep.config.sweep import SweepConfig
 from sweep.pictures.curves import curves
 from sweep.pictures.strip import rungs
 from sweep.plan.budget import TimeBudget

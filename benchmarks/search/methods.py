@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 from benchmarks.search.syne_tune_peers import SyneTune
+from sweep.config.search import SearchConfig
 from sweep.config.space import Domain
-from sweep.config.sweep import SearchConfig, SweepConfig
+from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord
 from sweep.search.ask_tell import AskTell, build_method
 

@@ -15,7 +15,7 @@ from benchmarks.search.methods import EARLIER, PRODUCT, STOCK, method_of
 from benchmarks.search.runs import USUAL, Run, Runs, Setting, fewer
 from benchmarks.search.simulator import START, sweep_config
 from benchmarks.search.table import Array, Table, load, names
-from sweep.config.sweep import SearchConfig
+from sweep.config.search import SearchConfig
 from sweep.plan.workload import Stint, expected_workload
 
 SHORT, LONG = range(1_000, 1_016), range(1_000, 1_200)

@@ -25,8 +25,9 @@ from optuna.trial import TrialState
 
 from sweep.analysis.axes import axes_of
 from sweep.analysis.sizes import size_fields
+from sweep.config.search import SearchConfig
 from sweep.config.space import Domain, is_within
-from sweep.config.sweep import SearchConfig, SweepConfig
+from sweep.config.sweep import SweepConfig
 from sweep.record.results import SweepRecord, TrialRecord
 from sweep.search.answers import Answers
 from sweep.search.ask_tell import told_loss
