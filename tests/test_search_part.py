@@ -37,6 +37,11 @@ def test_rows_are_functions_of_their_seeds(tmp_path: Path) -> None:
     assert all(row.low <= row.high for row in once)
 
 
+def test_the_default_is_judged_by_what_it_searches_a_table_with() -> None:
+    found = [part.default_method(name) for name in ("kjv", "weight-decay")]
+    assert found == ["product gp", "product tpe"]
+
+
 def test_a_ratio_is_of_the_mean_regrets() -> None:
     compared, runs = part._Compared(Runs(None), part.SHORT[:3]), Runs(None)
     own = Setting("kjv", "product random", 2, 4)
