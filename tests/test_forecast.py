@@ -381,3 +381,25 @@ def test_training_takes_the_memory_that_is_foretold_at_the_least(
     assert least <= peak < 4 * least
     assert peak < GIB
     assert least > 16 * parameter_count(ModelConfig(d_model=width), 257) * 0.99
+
+
+@pytest.mark.parametrize(
+    ("passes", "found", "measured"),
+    [
+        ([0.9, 0.04, 0.001, 0.002], 0.001, 4),
+        ([0.9, 0.001, 0.04, 0.002], 0.001, 4),
+        ([0.9, 0.4, 0.1], 0.4, 2),
+        ([0.01, 0.1, 0.09, 0.08], 0.09, 3),
+    ],
+)
+def test_a_hiccup_of_the_machine_is_no_pass_and_long_ones_are_measured_once(
+    passes: list[float], found: float, measured: int
+) -> None:
+    now, left = [0.0], list(passes)
+
+    def work() -> torch.Tensor:
+        now[0] += left.pop(0)
+        return torch.zeros(())
+
+    assert probe._seconds(work, lambda: now[0]) == pytest.approx(found)
+    assert len(passes) - len(left) == measured
