@@ -221,12 +221,17 @@ def test_a_detached_sweep_outlives_its_terminal(tmp_path, detached, start):
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(60) == 143
     ours, theirs = pty.openpty()
+
+    def log_in() -> None:
+        os.login_tty(theirs)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests below nohup inherit that it is ignored
+
     resume = f"{sys.executable} {SWEEP_RUN} --resume kept --detach"
     shell = subprocess.Popen(
         # What read from the terminal would end with it, and the shell then in its own time.
         ["sh", "-c", f"{resume}; echo status $?; sleep 600"],
         env=os.environ | {"LM_SWEEP_HOME": str(tmp_path)},
-        preexec_fn=lambda: os.login_tty(theirs),
+        preexec_fn=log_in,
     )
     os.close(theirs)
     output = ""
