@@ -115,7 +115,7 @@ def run_idle(
 
     # Another class with the same methods, in its place.
     trial = trivial_trial(config.trial.train.steps)
-    session.LanguageModelTrial = trial  # type: ignore[attr-defined]
+    session.LanguageModelTrial = trial  # type: ignore[attr-defined]  # as imported there
     with tempfile.TemporaryDirectory() as folder:
         record, log = SweepRecord(), EventLog(Path(folder))
         log.listen(record.apply)

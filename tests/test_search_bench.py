@@ -256,9 +256,9 @@ def test_the_fit_names_better_rates_than_the_ranking_of_losses() -> None:
         assert fit.sizes.regret < rule.regret
         assert fit.held is not None
         assert 0 < fit.held <= 1
-        assert fit.recommended > -1e-3
+        assert fit.recommended > -1e-4, "the table's least is found on a grid"
         recommended.append(fit.recommended)
-    assert np.mean(recommended) < 0.03
+    assert np.mean(recommended) < 0.02
 
 
 def test_runs_are_kept_and_not_run_again(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ def bars(runs: Runs, seeds: Sequence[int], short: bool) -> Iterator[Row]:
 
 def default_method(table: str) -> str:
     """Return the method that a sweep of a table's space takes by default."""
-    algorithm = SearchConfig.model_fields["algorithm"].default
-    return f"{PRODUCT}{sweep_config(load(table), USUAL, 0, algorithm).algorithm}"
+    config = sweep_config(load(table), USUAL, 0, SearchConfig().algorithm)
+    return f"{PRODUCT}{config.algorithm}"
 
 
 def _long(compared: "_Compared", own: Setting) -> Iterator[Row]:
@@ -129,11 +129,8 @@ class _Compared:
         runs = self.runs.of(own, self.seeds, len(self.seeds))
         fit = np.array([run.fit.sizes.regret for run in runs if run.fit])
         rule = np.array([run.rule.regret for run in runs])
-        name, unit = (
-            f"{_words(own)}, best rate of each size",
-            "x the regret of the best-ranked trial of each",
-        )
-        return _ratio(name, fit, rule, unit, Bar(at_most=0.1))
+        unit = "x the regret of the best-ranked trial of each"
+        return _ratio(f"{_words(own)}, best rate of each size", fit, rule, unit, Bar(at_most=0.1))
 
     def missed(self, own: Setting) -> Row:
         """Return how many final losses lie outside what the fit expects of them."""

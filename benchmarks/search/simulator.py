@@ -190,6 +190,7 @@ def seen_losses(table: Table, params: Mapping[str, Any], seed: int, number: int)
 
 def common_luck(table: Table, size: Size, seed: int) -> Array:
     """Return the deviation (steps,) of all trials of a size in a sweep."""
+    # One number more than of a trial, or a size would have the luck of the trial so numbered.
     return _drawn(table.luck.common, seed, table.sizes.index(size), 0)
 
 

@@ -102,11 +102,15 @@ class Surface:
         rate = self._axes[0]
         if rate.name == RATE and rate in free:
             if len(free) > 1:  # else the points are those along the rate
-                best = points[_cautious(mean, covariance, [True] * len(points))]
+                best = points[int(_cautious(mean, covariance).argmin())]
                 points = self._along_rate(best, GRID)
                 mean, covariance = self._process.final(self._inputs(points))
             rates, near = _interval([point[RATE] for point in points], mean, covariance)
-        at = _cautious(mean, covariance, [_is_in(point.get(RATE), rates) for point in points])
+        cautious = _cautious(mean, covariance)
+        if rates is not None:
+            inside = [rates[0] <= point[RATE] <= rates[1] for point in points]
+            cautious = np.where(inside, cautious, np.inf)
+        at = int(cautious.argmin())
         variance = max(float(covariance[at, at]), 0.0) + self.training_noise**2
         loss = float(mean[at]) if self._ended else None
         return Estimate(points[at], loss, math.sqrt(variance), rates, near)
@@ -233,13 +237,9 @@ def _interval(
     return (rates[low], rates[high]), near
 
 
-def _cautious(mean: Array, covariance: Array, among: Sequence[bool]) -> int:
-    deviation = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return int(np.where(among, mean + CAUTION * deviation, np.inf).argmin())
-
-
-def _is_in(rate: float | None, interval: tuple[float, float] | None) -> bool:
-    return rate is None or interval is None or interval[0] <= rate <= interval[1]
+def _cautious(mean: Array, covariance: Array) -> Array:
+    cautious: Array = mean + CAUTION * np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return cautious
 
 
 def _drawn(mean: Array, covariance: Array) -> Array:

@@ -59,7 +59,7 @@ class HeadDriver:
 
     def __init__(self, order: Order, environment: dict[str, str], shared: str, mark: str) -> None:
         hears, tells = os.pipe()
-        self._out, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        self._out, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - open while it runs
         # The process inherits it: an interrupt waits until `main` can say what it does.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         self._starter = subprocess.Popen(  # noqa: S603 - fixed words, no shell

@@ -112,6 +112,7 @@ def thinned(trials: Sequence[TrialRecord], most: int) -> list[Told]:
     if len(counted) > most:
         even = np.linspace(most // 2, len(counted) - 1, most - most // 2).astype(int)
         counted = counted[: most // 2] + [counted[n] for n in even]
+    # Where each trial has room for one row, only the last choice can do.
     for places in KEPT if len(counted) < most else KEPT[-1:]:
         told = [one for trial in counted for one in evaluations_of(trial, places)]
         if len(told) <= most:

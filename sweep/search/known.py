@@ -28,8 +28,6 @@ class Known:
         """By number; `outcome` of those that run is None."""
         self.older = record.older
         """Those of the sweeps that this one starts from."""
-        self.plan_steps = 0
-        """Sum of where all trials are, in steps of the plan."""
         self.ended: list[int] = [record.trials[name].number for name in record.in_order]
         """The trials that have ended, in this order."""
         for trial in record.trials.values():
@@ -43,6 +41,7 @@ class Known:
             known.evaluations = [e for e in known.evaluations if e["step"] < full]
             self.ended = [number for number in self.ended if number != trial.number]
         self.plan_steps = sum(map(self.plan_step, self.trials.values()))
+        """Sum of where all trials are, in steps of the plan: each decision asks for it."""
 
     def begins(self, number: int, params: Mapping[str, Any]) -> None:
         """Take in that a trial runs."""

@@ -5,6 +5,7 @@ from functools import partial
 
 from rich.console import Console
 
+from sweep.analysis.finding import listed
 from sweep.analysis.words import (
     GOALS,
     describe_domains,
@@ -185,8 +186,8 @@ def _search_lines(config: SweepConfig, older: Sequence[TrialRecord]) -> list[str
     """Return why it is tpe that searches, and which older trials it begins with, as a line."""
     why = ""
     if config.search.algorithm == "auto" and config.unlike_fields:
-        names = " and ".join(map(short_name, config.unlike_fields))
-        why = f", since {names} {'is' if len(config.unlike_fields) == 1 else 'are'} searched, too"
+        names = list(map(short_name, config.unlike_fields))
+        why = f", since {listed(names)} {'is' if len(names) == 1 else 'are'} searched, too"
     if not older:
         return [f"search    {config.algorithm}{why}"] if why else []
     outside = sum(not is_within(config.space, config.trial, trial.params) for trial in older)
