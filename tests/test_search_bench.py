@@ -285,6 +285,7 @@ def test_one_size_alone_is_a_table() -> None:
     whole, alone = load("kjv"), load("kjv:128x4")
     assert alone.sizes == [(128, 4)]
     assert alone.least == whole.best((128, 4))[1] > whole.least
+    assert len(alone.luck.own) == len(whole.luck.own), "what three seeds of a size tell is no luck"
     config = sweep_config(alone, 6, 0)
     replay = simulate(alone, config, product(config), 2)
     assert {alone.split(t.params)[0] for t in replay.record.trials.values()} == {(128, 4)}

@@ -72,9 +72,12 @@ class Table:
     Args:
         head: the file's first line.
         curves: its others.
+        luck: what training seeds change; None: what they do in these curves.
     """
 
-    def __init__(self, head: Mapping[str, Any], curves: list[Curve]) -> None:
+    def __init__(
+        self, head: Mapping[str, Any], curves: list[Curve], luck: Luck | None = None
+    ) -> None:
         self.head, self.curves = head, curves
         self.name: str = head["name"]
         self.fields: list[str] = head["fields"]
@@ -84,6 +87,7 @@ class Table:
         for curve in sorted(curves, key=lambda curve: curve.at[: self._sized]):
             self._by_size.setdefault(curve.at[: self._sized], []).append(curve)
         self._valleys = {size: _Valley(self._sized, own) for size, own in self._by_size.items()}
+        self._luck = luck
 
     @classmethod
     def read(cls, path: Path) -> "Table":
@@ -101,9 +105,13 @@ class Table:
         return cls(json.loads(head), curves)
 
     def only(self, size: Size) -> "Table":
-        """Return the world of one size, where the other fields alone are searched."""
+        """Return the world of one size, where the other fields alone are searched.
+
+        Its luck is the whole table's: that of one size is of three seeds.
+        """
         fixed = {name: {"choice": [v]} for name, v in zip(self.fields, size, strict=False)}
-        return Table({**self.head, "space": {**self.head["space"], **fixed}}, self._by_size[size])
+        head = {**self.head, "space": {**self.head["space"], **fixed}}
+        return Table(head, self._by_size[size], self.luck)
 
     @property
     def sizes(self) -> list[Size]:
@@ -150,6 +158,8 @@ class Table:
         two is as far off as one of them. Its mean over the places of a size is what the two seeds'
         trials there have in common, less what is left of each one's own.
         """
+        if self._luck is not None:
+            return self._luck
         common, own, shares = [], [], []
         for curves in self._by_size.values():
             seeds: dict[int, dict[tuple[Any, ...], Array]] = {}

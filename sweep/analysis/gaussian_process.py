@@ -118,6 +118,21 @@ class GaussianProcess:
         mean: Array = self._mean + self._across(inputs) @ self._weights
         return mean
 
+    def left_out(self) -> Array:
+        """Return the errors (m,) of the m final losses, each in its expected deviations.
+
+        Each is predicted by the rows of the other trials alone (Rasmussen and Williams 2006,
+        section 5.4.2, by trials in place of rows). Without a misfit they are N(0, 1).
+        """
+        inverse = cho_solve(self._factor, np.eye(len(self._weights)))
+        errors = []
+        for trial in np.unique(self._rows.trial[self._rows.backwards == 0]):
+            own = np.flatnonzero(self._rows.trial == trial)
+            covariance = np.linalg.inv(inverse[np.ix_(own, own)])
+            (last,) = np.flatnonzero(self._rows.backwards[own] == 0)
+            errors.append((covariance @ self._weights[own])[last] / covariance[last, last] ** 0.5)
+        return np.array(errors)
+
     @property
     def training_noise(self) -> float:
         """Deviation of one trained trial's loss from the noiseless one, nats."""

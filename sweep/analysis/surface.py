@@ -26,6 +26,8 @@ DRAWS = 400
 CAUTION = 1.0
 """Deviations of an expected loss that are added to it where the best settings are named: those that
 nothing was trained near may be expected to be good, and turn out not to be."""
+AS_EXPECTED = 2
+"""Final losses that are taken for as far off as expected, before any is seen."""
 COARSE_GRID = 41
 """Points along the rate where many sizes are drawn together."""
 
@@ -82,7 +84,8 @@ class Surface:
 
         self._ended = any(trial.step == full_steps(trial) for trial in known)
         self._process = fit(rows_of(self._input_axes, full_steps, known, MAX_ROWS))
-        self.training_noise = self._process.training_noise
+        self._wider = _wider(self._process.left_out())
+        self.training_noise = self._wider * self._process.training_noise
         """Standard deviation of one trial's loss from what is expected of its settings, nats."""
 
     @on_one_thread
@@ -97,14 +100,14 @@ class Surface:
         """
         free = [axis for axis in self._axes if axis.name not in fixed]
         points = [dict(fixed) | point for point in _points(free)]
-        mean, covariance = self._process.final(self._inputs(points))
+        mean, covariance = self._final(points)
         rates = near = None
         rate = self._axes[0]
         if rate.name == RATE and rate in free:
             if len(free) > 1:  # else the points are those along the rate
                 best = points[int(_cautious(mean, covariance).argmin())]
                 points = self._along_rate(best, GRID)
-                mean, covariance = self._process.final(self._inputs(points))
+                mean, covariance = self._final(points)
             rates, near = _interval([point[RATE] for point in points], mean, covariance)
         cautious = _cautious(mean, covariance)
         if rates is not None:
@@ -161,11 +164,16 @@ class Surface:
         """
         along = [self._along_rate(place, COARSE_GRID) for place in places]
         points = [point for line in along for point in line]
-        draws = _drawn(*self._process.final(self._inputs(points)))
+        draws = _drawn(*self._final(points))
         lowest = draws.reshape(len(draws), len(places), -1).argmin(axis=2)
         rates = np.array([point[RATE] for point in along[0]], dtype=np.float64)
         chosen: Array = rates[lowest]
         return chosen
+
+    def _final(self, points: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:
+        """Return mean (n,) and covariance (n, n) of the noiseless final loss at n points."""
+        mean, covariance = self._process.final(self._inputs(points))
+        return mean, self._wider**2 * covariance
 
     def _along_rate(self, place: Mapping[str, Any], points: int) -> list[dict[str, Any]]:
         return [dict(place) | {RATE: value} for value in self._axes[0].grid(points)]
@@ -221,6 +229,18 @@ def _points(axes: Sequence[Axis]) -> Iterator[dict[str, Any]]:
     else:
         for shares in np.random.default_rng(0).random((CANDIDATES, len(axes))):
             yield point_at(axes, shares)
+
+
+def _wider(errors: Array) -> float:
+    """Return what all deviations are multiplied by, given those of the fit's own final losses.
+
+    The fit takes the noise for the same at all steps and settings, and learns most of it from the
+    early steps, of which there are many. Where it grows to the end, final losses lie further from
+    what is expected than the fit says. They never make it narrower: trials come to their ends
+    since they did as expected.
+    """
+    squares = float(errors @ errors)
+    return max(1.0, math.sqrt((AS_EXPECTED + squares) / (AS_EXPECTED + len(errors))))
 
 
 def _interval(
