@@ -107,6 +107,33 @@ def test_the_rate_of_a_larger_size_is_drawn_on_and_said_to_be() -> None:
     assert told.params["model.d_model"] == 512
 
 
+def test_other_fields_of_a_larger_size_are_those_of_the_nearest_one() -> None:
+    """The fit knows nothing far outside; only of the rate there is a law."""
+    rng, events = np.random.default_rng(1), []
+    for number in range(48):
+        width, decay = WIDTHS[number % 4], float(rng.uniform(0.0, 0.3))
+        off = (number // 4 % 4 - 1.5) * 0.5
+        best_decay = 0.05 if width == 32 else 0.25
+        told = {0: 5.5, 80: 2.0 + 0.12 * off**2 + 8 * (decay - best_decay) ** 2}
+        rate = best_rate(width, 1) * math.exp(off)
+        own = run_of(f"t{number:03d}", told, "finished", lr=rate, d_model=width)
+        own[0]["params"] |= {"optim.weight_decay": decay}
+        events += own
+    space = {
+        "optim.lr": SPACE["optim.lr"],
+        "model.d_model": SPACE["model.d_model"],
+        "optim.weight_decay": {"uniform": [0.0, 0.3]},
+    }
+    study = Study(sweep_config(space=space), record_of(events))
+    for width, nearest, best_decay in ((16, 32, 0.05), (4096, 256, 0.25)):
+        told = recommend(study, parse_size(study, f"d_model={width}")).asked
+        known = recommend(study, parse_size(study, f"d_model={nearest}")).asked
+        assert told is not None
+        assert known is not None
+        assert told.params["optim.weight_decay"] == known.params["optim.weight_decay"]
+        assert told.params["optim.weight_decay"] == pytest.approx(best_decay, abs=0.05)
+
+
 def test_the_rate_of_a_size_between_those_tried_comes_with_a_loss() -> None:
     study = study_of(ALL)
     told = recommend(study, parse_size(study, "model.d_model=96 n_layers=2")).asked
