@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from sweep_samples import event, new_sweep, record_of, run_of, session, sweep_config, write_events
 
@@ -183,6 +184,23 @@ def test_rates_below_all_that_a_size_was_tried_at() -> None:
     assert "lies below all that were tried of it, from 0.007: try" in told.text
     stories += [valley("t009", 2e-3, 2e-3, 1.9, 64)]
     assert "beyond_what_was_tried" not in found(whole(*stories))
+
+
+def test_rates_above_all_that_a_size_was_tried_at() -> None:
+    stories = one_valley(1e-3, [4e-4, 1e-3, 2e-3, 4e-3, 9e-3])
+    low_ones = [(5, 1e-4), (6, 1.5e-4), (7, 2e-4)]
+    stories += [valley(f"t{n:03d}", lr, 1e-3, 1.9, 64) for n, lr in low_ones]
+    told = found(whole(*stories))["beyond_what_was_tried"]
+    assert told.numbers["sizes"] == [[64]]
+    assert told.numbers["try"][0] > 2e-4
+    assert "lies above all that were tried of it, from 0.0002: try" in told.text
+    straddled = 0
+    for reached in np.geomspace(7e-4, 1.1e-3, 12).tolist():
+        record = whole(*stories, valley("t008", reached, 1e-3, 1.9, 64))
+        low, high = Study(sweep_config(), record).sizes[-1].rates or (0.0, 0.0)
+        straddled += low < reached < high
+        assert ("beyond_what_was_tried" in found(record)) == (reached < low), reached
+    assert straddled, "or nothing was tested"
 
 
 @pytest.mark.parametrize(

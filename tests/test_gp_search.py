@@ -267,6 +267,9 @@ def test_what_a_decision_costs_is_bounded() -> None:
     small = model.rows(known[:8])
     assert small is not None
     assert len(small.loss) == 3 * 5 + 5, "of a few trials every evaluation that matters counts"
+    exact = model.rows(known[:8], len(small.loss))
+    assert exact is not None
+    assert len(exact.loss) == len(small.loss), "all that there is room for counts"
 
 
 def simulated(trials: int, workers: int, seed: int) -> SweepRecord:

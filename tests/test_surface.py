@@ -1,7 +1,8 @@
 """The fit to a sweep's learning curves: what it says of each size, and what must not mislead it."""
 
 import math
-from dataclasses import astuple
+from collections import Counter
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from scipy.special import ndtri
 from sweep_samples import record_of, run_of, sweep_config
 
+from sweep.analysis import gaussian_process
 from sweep.analysis.axes import input_axes
 from sweep.analysis.gaussian_process import GaussianProcess, Rows, fit
 from sweep.analysis.sizes import SizeRow
@@ -222,6 +224,17 @@ def test_of_too_many_rows_each_size_has_its_share() -> None:
     assert found.params["optim.lr"] == pytest.approx(best_rate(min(SIZES)), rel=0.3)
 
 
+def test_of_too_many_rows_a_sweeps_own_come_before_those_of_older_ones() -> None:
+    told = record_of(curves(0)).trials.values()
+    own = [trial for trial in told if trial.outcome == "stopped"]
+    older = [replace(trial, sweep="old") for trial in told if trial.outcome == "finished"]
+    axes = input_axes(sweep_config(), [])
+    alone = rows_of(axes, lambda trial: STEPS, own, MAX_ROWS)
+    most = len(alone.loss) + 3
+    both = rows_of(axes, lambda trial: STEPS, [*older, *own], most)
+    assert Counter(both.sweep.tolist()) == {0: len(alone.loss), 1: 3}
+
+
 def test_the_table_says_what_is_known_of_each_size() -> None:
     record = record_of(curves(0))
     small, large = Study(sweep_config(), record).sizes
@@ -299,4 +312,5 @@ def test_the_same_curves_are_fitted_once_and_others_anew() -> None:
     first, again = surface_of(events), surface_of(events)
     assert first._process is again._process
     assert surface_of(events[:-4])._process is not first._process
+    assert len(gaussian_process._LAST) == 1, "a driver that goes on for days holds the last one"
     assert surface_of(events).best({}) == first.best({})
