@@ -5,6 +5,8 @@ NUM_SAMPLES ?= 32
 # Arguments for pytest; `make test SLOW=1` runs the slow tests, too.
 PYTEST_ARGS ?=
 SLOW ?=
+# Processes that test side by side, at most four; 0: this one, e.g. for breakpoints.
+TEST_WORKERS ?= logical
 FAULT_WORKERS ?= 3
 # A folder that keeps images and wheels from one `make docker-test` to the next.
 DOCKER_TEST_FOLDER ?=
@@ -18,7 +20,8 @@ sweep: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest $(if $(SLOW),-m "not docker") $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(TEST_WORKERS) --maxprocesses 4 \
+		--dist worksteal $(if $(SLOW),-m "not docker") $(PYTEST_ARGS)
 
 # The tests of RELIABILITY.md: mostly waiting, so more of them at once than there are cores.
 faults: $(VENV)/.installed

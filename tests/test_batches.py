@@ -188,6 +188,7 @@ def anonymous_bytes() -> int:
     return int(line) * 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_stays_flat_while_drawing_from_a_file_of_100_gb(tmp_path: Path) -> None:
     file = tmp_path / "huge.bin"

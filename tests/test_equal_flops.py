@@ -289,6 +289,7 @@ def test_a_sweep_starts_from_no_older_one_of_an_unlike_plan(project: Any) -> Non
         warm_started(by_steps, "da7a5e7")
 
 
+@pytest.mark.slow
 def test_a_real_sweep_at_equal_flops(tmp_path: Path) -> None:
     """Its trials end on the budget, where their schedule does; the best is restored to the bit."""
     flags = (

@@ -26,6 +26,7 @@ def test_every_part_has_rows() -> None:
     assert all(hasattr(importlib.import_module(f"benchmarks.{m}"), "rows") for m in PARTS.values())
 
 
+@pytest.mark.slow
 def test_rows_are_functions_of_their_seeds(tmp_path: Path) -> None:
     seeds = part.SHORT[:2]
     once = list(part.bars(Runs(tmp_path / "runs"), seeds, short=True))
